@@ -1,0 +1,39 @@
+"""Give a built module new behaviour without touching its parameters or their names."""
+import types
+
+from torch import nn
+
+_CLASSES = {}
+
+
+def adopt(module: nn.Module, mixin: type) -> None:
+    """Put ``mixin`` in front of the class of ``module``, in place.
+
+    Like ``torch.nn.utils.parametrize``, it swaps ``module.__class__`` for a subclass made on the fly, so
+    parameters, buffers, hooks, state-dict keys and ``isinstance`` stay as they were. Unlike there, the result
+    can be pickled.
+
+    Args:
+        module: Any module; changed in place.
+        mixin: A class whose methods may call ``super()`` to reach those of the module's own class.
+    """
+    module.__class__ = _adopted(mixin, type(module))
+
+
+def _adopted(mixin: type, upstream: type) -> type:
+    """The class (mixin, upstream); one and the same object for each pair."""
+    if (mixin, upstream) not in _CLASSES:
+        namespace = dict(__reduce_ex__=_reduce_ex, __module__=upstream.__module__, upstream=upstream, mixin=mixin)
+        _CLASSES[mixin, upstream] = types.new_class(
+            f'Prompted{upstream.__name__}', (mixin, upstream), exec_body=lambda ns: ns.update(namespace))
+    return _CLASSES[mixin, upstream]
+
+
+def _reduce_ex(self, protocol):
+    # pickle looks classes up by name and would not find this one: name its two parents instead.
+    return _new, (self.mixin, self.upstream), self.__dict__
+
+
+def _new(mixin: type, upstream: type) -> nn.Module:
+    cls = _adopted(mixin, upstream)
+    return cls.__new__(cls)

@@ -1,0 +1,71 @@
+"""What every attention class shares: how it gets the rows of its block, and turns them into keys and values."""
+from typing import Optional, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PromptReader:
+    """Reads the prompts of one block for its attention.
+
+    It is no module: the attention holds it as a plain attribute, so neither the pool nor the norm appears a
+    second time among parameters and state-dict keys.
+
+    Args:
+        pool: The :class:`PromptPool` of the backbone.
+        block: Number of the block, from 0.
+        norm: The norm that the block applies to its tokens before attention; prompts pass the same one.
+    """
+
+    def __init__(self, pool: nn.Module, block: int, norm: nn.Module) -> None:
+        self.pool = pool
+        self.block = block
+        self.norm = norm
+        self.batch_size = None
+        # Window attention sees windows, not samples; the block's norm sees samples, also when gradient
+        # checkpointing runs the block again. It is therefore the norm that tells the batch size.
+        norm.register_forward_pre_hook(self._observe)
+
+    def _observe(self, norm: nn.Module, args: Tuple[Tensor]) -> None:
+        self.batch_size = args[0].shape[0]
+
+    def read(self) -> Optional[Tensor]:
+        """The block's prompts as its attention reads them, normalised.
+
+        Returns:
+            ``None`` if the block owns no prompt; (n, C) if all samples share the prompts; (B, n, C) if each
+            has its own (in training, with prompt dropout).
+        """
+        rows = self.pool.read(self.block, self.batch_size)
+        # .forward: our own reading is not to be observed as the block's input.
+        return None if rows is None else self.norm.forward(rows)
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
+    return qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def prompt_keys_values(rows: Tensor, weight: Tensor, bias: Optional[Tensor], num_heads: int,
+                       batch_size: int) -> Tuple[Tensor, Tensor]:
+    """Keys and values of normalised prompts (METHOD: k = [W_k LN(x); W_k LN(P)], v alike).
+
+    Args:
+        rows: (n, C), shared by all samples, or (B, n, C).
+        weight: (3C', C), a fused projection, in the order q, k, v.
+        bias: (3C',) or None.
+        num_heads: Number of heads.
+        batch_size: First dimension of the attention's input: B, or B times the number of windows, sample by
+            sample (batch-major).
+
+    Returns:
+        Two tensors (batch_size, num_heads, n, C' / num_heads).
+    """
+    size = weight.shape[0] // 3
+    kv = F.linear(rows, weight[size:], None if bias is None else bias[size:])
+    kv = kv.unflatten(-1, (2, num_heads, -1))
+    if kv.dim() == 4:
+        kv = kv.expand(batch_size, *kv.shape)
+    elif len(kv) != batch_size:
+        kv = kv.repeat_interleave(batch_size // len(kv), 0)
+    return kv.permute(2, 0, 3, 1, 4).unbind(0)

@@ -1,0 +1,3 @@
+from .prompted import PromptedSwinTransformer, PromptedTIMMBackbone, PromptedVisionTransformer
+
+__all__ = ['PromptedSwinTransformer', 'PromptedTIMMBackbone', 'PromptedVisionTransformer']

@@ -1,0 +1,5 @@
+from .inject import inject_prompts
+from .pool import PromptPool
+from .static import StaticPrompts
+
+__all__ = ['PromptPool', 'StaticPrompts', 'inject_prompts']

@@ -1,0 +1,71 @@
+"""What becomes of a prompt that moves between blocks of different widths (METHOD § 6, Swin's stages).
+
+A block reads a prompt through LayerNorm, to which only its direction matters. Its length matters to the optimizer
+alone (the longer, the smaller the steps), so a carried prompt keeps its root mean square.
+"""
+import torch
+from torch import Tensor, nn
+
+
+def project(pool: nn.Module, row: Tensor, width: int) -> Tensor:
+    """Map a row through the frozen patch mergings, or through their least-squares inverses.
+
+    Args:
+        pool: The :class:`PromptPool`.
+        row: (C,), the prompt in its old width.
+        width: C', the new one, of another stage.
+
+    Returns:
+        (C',)
+    """
+    stages = sorted(set(pool.widths))
+    here, there = stages.index(len(row)), stages.index(width)
+    new = row
+    if here < there:
+        for merging in pool._mergings[here:there]:
+            new = _merge(merging, new)
+    else:
+        for merging in reversed(pool._mergings[there:here]):
+            new = _unmerge(merging, new)
+    return new * (row.square().mean() / new.square().mean().clamp_min(1e-12)).sqrt()
+
+
+def reinit(pool: nn.Module, row: Tensor, width: int) -> Tensor:
+    """(C',) a fresh draw; the old row is forgotten."""
+    return pool.initial_row(width).to(row)
+
+
+CARRIERS = dict(project=project, reinit=reinit)
+
+
+def _copies(merging: nn.Module, row: Tensor) -> Tensor:
+    """(C,) to (4C,): four equal neighbours, in the order in which this merging lines up their channels."""
+    # OpenMMLab unfolds (channel by channel), Swin's authors and timm concatenate (neighbour by neighbour).
+    unfolds = isinstance(getattr(merging, 'sampler', None), nn.Unfold)
+    return row.repeat_interleave(4) if unfolds else row.repeat(4)
+
+
+def _merge(merging: nn.Module, row: Tensor) -> Tensor:
+    copies = _copies(merging, row)
+    return merging.reduction(copies if merging.norm is None else merging.norm(copies))
+
+
+def _unmerge(merging: nn.Module, row: Tensor) -> Tensor:
+    """The standardised n (its scale open) whose merging comes closest to ``row`` in the eyes of a LayerNorm.
+
+    On standardised inputs, merging's own LayerNorm is only its affine part, so merging is A n + c. A block reads
+    ``row`` up to mean m and scale, hence the least-squares problem s (A n + c) + m = row in (s n, s, m).
+    """
+    weight = merging.reduction.weight.float().cpu()
+    scale, offset = torch.ones_like(weight[0]), torch.zeros_like(weight[:, 0])
+    if merging.norm is not None:
+        scale = merging.norm.weight.float().cpu()
+        offset = weight @ merging.norm.bias.float().cpu()
+    if merging.reduction.bias is not None:
+        offset = offset + merging.reduction.bias.float().cpu()
+    units = torch.eye(weight.shape[1] // 4)
+    columns = torch.stack([_copies(merging, unit) for unit in units], 1)
+    matrix = torch.cat([(weight * scale) @ columns, offset[:, None], torch.ones(len(weight), 1)], 1)
+    # gelsd takes a matrix of any rank (without biases its column for s is 0).
+    solution = torch.linalg.lstsq(matrix, row.float().cpu()[:, None], driver='gelsd').solution
+    return solution[:len(units), 0].to(row)

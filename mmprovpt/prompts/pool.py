@@ -1,0 +1,146 @@
+"""A prompt is a row; relocation changes which block owns it."""
+from typing import List, Optional, Sequence, Union
+
+import torch
+from torch import Tensor, nn
+
+from .carry import CARRIERS
+
+
+class PromptPool(nn.Module):
+    """All prompts of a backbone, and which block owns each.
+
+    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of
+    ``tokens``). Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid.
+
+    Args:
+        num_tokens: Prompts per block at the start, an int for all blocks or a list of one int per block.
+        widths: Width C_i of each of the L blocks.
+        mergings: The backbone's patch mergings, one between each two consecutive widths (Swin), in order.
+        carry: What becomes of a prompt that moves to a block of another width (METHOD § 6). ``'project'``:
+            deeper, the frozen patch merging maps it; shallower, the least-squares inverse of that.
+            ``'reinit'``: a fresh draw.
+
+    Attributes:
+        tokens (nn.Parameter): (N, max C_i), float32. Prompt k is its first C_i numbers, i its block.
+        block_index (Tensor): (N,), int64, buffer, in [0, L).
+
+    Raises:
+        TypeError, ValueError: If an argument is of the wrong type, length or range.
+    """
+
+    def __init__(self, num_tokens: Union[int, Sequence[int]], widths: Sequence[int],
+                 mergings: Sequence[nn.Module] = (), carry: str = 'project') -> None:
+        super().__init__()
+        if carry not in CARRIERS:
+            raise ValueError(f'carry={carry!r}, but it must be one of {sorted(CARRIERS)}')
+        self.widths = [int(width) for width in widths]
+        self.carry = carry
+        # In a tuple, they do not become children of the pool (and have no second name in the state dict).
+        self._mergings = tuple(mergings)
+        counts = torch.tensor(check_num_tokens(num_tokens, len(self.widths)))
+        self.register_buffer('block_index', torch.arange(len(counts)).repeat_interleave(counts))
+        self.tokens = nn.Parameter(torch.zeros(int(counts.sum()), max(self.widths)))
+        # A parameter that no forward uses would stall DDP.
+        self.tokens.requires_grad_(len(self.tokens) > 0)
+        self._index_rows()
+
+    def initial_row(self, width: int) -> Tensor:
+        """(width,) a fresh prompt for a block of that width; subclasses say how it is drawn."""
+        raise TypeError(f'{type(self).__name__} does not say how a prompt is drawn')
+
+    def read(self, block: int, batch_size: int) -> Optional[Tensor]:
+        """The prompts of a block before its norm, or ``None`` if it has none; subclasses say how."""
+        raise TypeError(f'{type(self).__name__} does not say how a block reads its prompts')
+
+    @property
+    def num_blocks(self) -> int:
+        """L, the number of blocks that can own prompts."""
+        return len(self.widths)
+
+    @property
+    def distribution(self) -> Tensor:
+        """(L,) int64, number of prompts in each block."""
+        return torch.bincount(self.block_index, minlength=self.num_blocks)
+
+    @property
+    def num_active(self) -> int:
+        """Trainable numbers that a forward really reads, Σ_k C_{d_k} (DESIGN: report those)."""
+        return int(torch.tensor(self.widths)[self.block_index.cpu()].sum())
+
+    def rows(self, block: int) -> Optional[Tensor]:
+        """(n, C_block) the rows that a block owns, in the order of their numbers; ``None`` if it owns none."""
+        index = self._block_rows[block]
+        if index is None:
+            return None
+        return self.tokens.index_select(0, index)[:, :self.widths[block]]
+
+    @torch.no_grad()
+    def relocate(self, prompt: int, block: int) -> bool:
+        """Give a prompt to a block.
+
+        Within one width its row keeps its value; across widths see ``carry``.
+
+        Args:
+            prompt: Number of the prompt, in [0, N).
+            block: Number of its new block, in [0, L).
+
+        Returns:
+            Whether the row was rewritten because the widths differ. What an optimizer remembers of the row is
+            then void and to be zeroed.
+
+        Raises:
+            IndexError: If there is no such prompt or block.
+        """
+        if not 0 <= prompt < len(self.tokens):
+            raise IndexError(f'prompt {prompt}: this pool has the prompts 0 to {len(self.tokens) - 1}')
+        if not 0 <= block < self.num_blocks:
+            raise IndexError(f'block {block}: this backbone has the blocks 0 to {self.num_blocks - 1}')
+        source, target = (self.widths[i] for i in (int(self.block_index[prompt]), block))
+        if source != target:
+            row = CARRIERS[self.carry](self, self.tokens[prompt, :source], target)
+            self.tokens[prompt] = 0
+            self.tokens[prompt, :target] = row
+        self.block_index[prompt] = block
+        self._index_rows()
+        return source != target
+
+    def _index_rows(self) -> None:
+        """Note on the host which rows each block owns, so that no forward has to ask the device."""
+        index = self.block_index
+        rows: List[Optional[Tensor]] = [(index == block).nonzero().flatten() for block in range(self.num_blocks)]
+        self._block_rows = [row if len(row) else None for row in rows]
+
+    # Whoever writes the buffer from outside (loading, moving, EMA's copies) does one of these three afterwards.
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)
+        self._index_rows()
+        return self
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self._index_rows()
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        index = state_dict.get(f'{prefix}block_index')
+        if index is not None and len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.num_blocks:
+            raise RuntimeError(
+                f'{prefix}block_index of the checkpoint names the blocks {int(index.min())} to {int(index.max())}, '
+                f'but this backbone has the blocks 0 to {self.num_blocks - 1}: it is of another backbone')
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._index_rows()
+
+
+def check_num_tokens(num_tokens: Union[int, Sequence[int]], num_blocks: int) -> List[int]:
+    """One count per block, or an error that says what is wrong with ``num_tokens``."""
+    counts = [num_tokens] * num_blocks if isinstance(num_tokens, int) else num_tokens
+    if not isinstance(counts, (list, tuple)) or any(type(n) is not int for n in counts):
+        raise TypeError(f'num_tokens={num_tokens!r}, but it must be an int (prompts per block) or a list of '
+                        f'{num_blocks} ints, one per block')
+    if len(counts) != num_blocks:
+        raise ValueError(f'num_tokens has {len(counts)} entries, but the backbone has {num_blocks} blocks: '
+                         'give one count per block, or one int for all')
+    if min(counts) < 0:
+        raise ValueError(f'num_tokens={num_tokens!r}: counts must be 0 or more')
+    return list(counts)

@@ -1,0 +1,17 @@
+"""Registries of scope ``mmprovpt``, children of MMEngine's root registries.
+
+``type='mmprovpt.X'`` therefore resolves in mmpretrain, mmdet and mmseg configs alike: MMEngine imports this
+module when it meets the prefix, and each registry imports its own modules when it is first asked for a name.
+Nothing of mmpretrain, mmdet or mmseg is imported for it.
+"""
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model', parent=ROOT_MODELS, scope='mmprovpt',
+    locations=['mmprovpt.prompts', 'mmprovpt.backbones'])
+HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
+DATASETS = Registry(
+    'dataset', parent=ROOT_DATASETS, scope='mmprovpt', locations=['mmprovpt.datasets'])

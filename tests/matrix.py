@@ -1,0 +1,182 @@
+"""The matrix of supported backbones, small, and slow references of what prompts do to them.
+
+Every behaviour of a prompted backbone is tested on every row: add a row here, not a test there.
+"""
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmprovpt.prompts import inject_prompts
+
+_VIT = dict(embed_dims=32, num_layers=3, num_heads=2)
+
+
+class Case(NamedTuple):
+    """One backbone of one library.
+
+    sizes: heights and widths of inputs, the first is that of pre-training; the others are not multiples of
+    patch and window where the library allows that.
+    """
+    scope: str
+    upstream: str
+    cfg: dict
+    sizes: tuple
+    depth: int
+    with_cp: bool = False
+
+
+_ODD = ((56, 56), (45, 71), (90, 30))
+CASES = {
+    'mmpretrain-vit': Case(
+        'mmpretrain', 'VisionTransformer',
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, out_type='featmap', out_indices=[0, 2]),
+        ((32, 32), (40, 64), (16, 24)), 3),
+    'mmpretrain-dinov2': Case(
+        'mmpretrain', 'VisionTransformer',
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=28, patch_size=14, layer_scale_init_value=0.5),
+        ((28, 28), (56, 42)), 3),
+    'mmpretrain-deit': Case(
+        'mmpretrain', 'DistilledVisionTransformer', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
+        ((32, 32), (40, 64)), 3),
+    'mmseg-vit': Case(
+        'mmseg', 'VisionTransformer', dict(_VIT, img_size=(32, 32), patch_size=8, out_indices=(0, 2), final_norm=True),
+        ((32, 32), (40, 64), (37, 50)), 3, with_cp=True),
+    'timm-vit': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
+             dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    'timm-vit-qknorm-nocls': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
+             dynamic_img_size=True, class_token=False, global_pool='avg', qk_norm=True, init_values=0.5),
+        ((32, 32), (40, 64)), 3),
+    'mmdet-swin': Case(
+        'mmdet', 'SwinTransformer', dict(embed_dims=12, depths=(2, 2, 2), num_heads=(2, 3, 4), strides=(4, 2, 2),
+                                         out_indices=(0, 1, 2)), _ODD, 6, with_cp=True),
+    'mmseg-swin': Case(
+        'mmseg', 'SwinTransformer', dict(embed_dims=12, depths=(2, 2, 2), num_heads=(2, 3, 4), strides=(4, 2, 2),
+                                         out_indices=(0, 1, 2)), _ODD, 6, with_cp=True),
+    'mmpretrain-swin': Case(
+        'mmpretrain', 'SwinTransformer',
+        dict(arch=dict(embed_dims=12, depths=(2, 2, 2), num_heads=(2, 3, 4)), img_size=56, out_indices=(0, 1, 2),
+             pad_small_map=True), _ODD, 6, with_cp=True),
+    'timm-swin': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='swin_tiny_patch4_window7_224', img_size=56, embed_dim=12, depths=(2, 2, 2),
+             num_heads=(2, 3, 4), strict_img_size=False), ((56, 56), (112, 84)), 6),
+}
+# Upstream classes with a name of their own here; any other is built and injected.
+OWN = ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')
+
+
+def build(case, prompts=None, **overrides):
+    """The upstream backbone, frozen, or with ``prompts`` the prompted one; with random weights."""
+    cfg = dict(case.cfg, **overrides)
+    if prompts is not None:
+        prompts = dict(dict(type='StaticPrompts', dropout=0.), **prompts)
+    by_config = prompts is not None and case.upstream in OWN
+    with DefaultScope.overwrite_default_scope(case.scope):
+        if by_config:
+            backbone = MODELS.build(dict(cfg, type=f'mmprovpt.Prompted{case.upstream}', prompts=prompts))
+        else:
+            backbone = MODELS.build(dict(cfg, type=case.upstream))
+    if prompts is None:
+        backbone.eval()  # OpenMMLab's return None
+        backbone.requires_grad_(False)  # PyTorch rounds otherwise where gradients are wanted
+    elif not by_config:
+        inject_prompts(backbone, prompts)
+    return randomise(backbone)
+
+
+def randomise(backbone, seed=0):
+    """Draw every parameter: zeros and ones at the start would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(backbone.named_parameters()):
+            if not name.startswith('prompts.'):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + ('norm' in name or 'ln' in name))
+    return backbone
+
+
+def images(case, size=None, batch=2, seed=1):
+    """(B, 3, H, W) float32."""
+    return torch.randn(batch, 3, *(size or case.sizes[0]), generator=torch.Generator().manual_seed(seed))
+
+
+def outputs(backbone, x):
+    """All outputs of a backbone as one flat list of tensors."""
+    return torch.utils._pytree.tree_leaves(backbone(x))
+
+
+def loss(backbone, x):
+    """A scalar to which every output contributes unevenly."""
+    return sum((out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).mean() for out in outputs(backbone, x))
+
+
+@contextmanager
+def concatenating(upstream, rows):
+    """Make an upstream backbone a slow VPT-Deep: prompts are tokens, and their outputs are thrown away.
+
+    Args:
+        upstream: Without prompts.
+        rows: Per block a tensor (n, C), or (B, n, C) with prompts of each sample's own.
+    """
+    blocks = [module for module in upstream.modules()
+              if hasattr(module, 'attn') and hasattr(module, 'norm1') and hasattr(module, 'norm2')]
+    assert len(blocks) == len(rows)
+    originals = []
+    for block, prompts in zip(blocks, rows):
+        window = next((m for m in block.modules() if hasattr(m, 'relative_position_bias_table')), None)
+        target = block if window is None else window
+        originals.append((target, target.forward))
+        if window is None:
+            target.forward = _vit_block(block.forward, prompts)
+        else:
+            state = {}
+            block.register_forward_pre_hook(lambda m, args, state=state: state.update(batch=len(args[0])))
+            target.forward = _window_attention(window, block.norm1, prompts, state)
+    try:
+        yield upstream
+    finally:
+        for target, forward in originals:
+            target.forward = forward
+
+
+def _vit_block(forward, prompts):
+
+    def prompted(x, *args, **kwargs):
+        own = prompts.expand(len(x), *prompts.shape[-2:])
+        count = own.shape[1]
+        out = forward(torch.cat([x[:, :1], own, x[:, 1:]], 1), *args, **kwargs)
+        return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
+
+    return prompted
+
+
+def _window_attention(module, norm, prompts, state):
+    """Window by window and head by head, with the prompts in front of the window's tokens."""
+
+    def prompted(x, mask=None):
+        per_sample = len(x) // state['batch']
+        bias = module.relative_position_bias_table[module.relative_position_index.flatten()]
+        bias = bias.reshape(x.shape[1], x.shape[1], -1)
+        out = []
+        for number, window in enumerate(x):
+            own = norm.forward(prompts[number // per_sample] if prompts.dim() == 3 else prompts)
+            n = len(own)
+            tokens = torch.cat([own, window])
+            q, k, v = nn.functional.linear(tokens, module.qkv.weight, module.qkv.bias).chunk(3, -1)
+            heads = []
+            for head, part in enumerate(torch.arange(q.shape[-1]).chunk(module.num_heads)):
+                logits = q[:, part] @ k[:, part].T * module.scale
+                logits[n:, n:] += bias[..., head]
+                if mask is not None:
+                    logits[n:, n:] += mask[number % len(mask)]
+                heads.append(logits.softmax(-1) @ v[:, part])
+            out.append(module.proj(torch.cat(heads, -1)[n:]))
+        return torch.stack(out)
+
+    return prompted
