@@ -32,14 +32,16 @@ _ODD = ((56, 56), (45, 71), (90, 30))
 CASES = {
     'mmpretrain-vit': Case(
         'mmpretrain', 'VisionTransformer',
-        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, out_type='featmap', out_indices=[0, 2]),
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, out_type='featmap',
+             out_indices=[0, 2]),
         ((32, 32), (40, 64), (16, 24)), 3),
     'mmpretrain-dinov2': Case(
         'mmpretrain', 'VisionTransformer',
         dict(arch=dict(_VIT, feedforward_channels=64), img_size=28, patch_size=14, layer_scale_init_value=0.5),
         ((28, 28), (56, 42)), 3),
     'mmpretrain-deit': Case(
-        'mmpretrain', 'DistilledVisionTransformer', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
+        'mmpretrain', 'DistilledVisionTransformer',
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
         ((32, 32), (40, 64)), 3),
     'mmseg-vit': Case(
         'mmseg', 'VisionTransformer', dict(_VIT, img_size=(32, 32), patch_size=8, out_indices=(0, 2), final_norm=True),
@@ -97,7 +99,8 @@ def randomise(backbone, seed=0):
     with torch.no_grad():
         for name, parameter in sorted(backbone.named_parameters()):
             if not name.startswith('prompts.'):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + ('norm' in name or 'ln' in name))
+                mean = 'norm' in name or 'ln' in name
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + mean)
     return backbone
 
 

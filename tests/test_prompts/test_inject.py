@@ -17,7 +17,7 @@ def vit():
     (dict(type='StaticPrompt', num_tokens=1), r"type='StaticPrompt' is unknown; known types are \['StaticPrompts'\]"),
     (dict(num_tokens=1), 'known types'),
     (dict(type='StaticPrompts'), 'num_tokens is missing'),
-    (dict(type='StaticPrompts', num_token=1), r"unknown keys \['num_token'\]; StaticPrompts knows \['carry', 'dropout'"),
+    (dict(type='StaticPrompts', num_token=1), r"unknown keys \['num_token'\]; StaticPrompts knows \['carry', "),
     (dict(type='StaticPrompts', num_tokens=1, widths=[1]), r"unknown keys \['widths'\]"),
     (dict(type='StaticPrompts', num_tokens=[1, 2, 3]), 'has 3 entries, but the backbone has 2 blocks'),
 ])
