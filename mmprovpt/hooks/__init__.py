@@ -1,0 +1,3 @@
+from .relocation_hook import PromptRelocationHook
+
+__all__ = ['PromptRelocationHook']

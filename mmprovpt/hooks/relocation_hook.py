@@ -1,0 +1,298 @@
+"""Prompt relocation inside an MMEngine Runner."""
+import math
+import os.path as osp
+from typing import Optional, Union
+
+import torch
+from mmengine import dist
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.registry import HOOKS
+from mmprovpt.relocation import (
+    ALLOCATORS,
+    PRUNERS,
+    Move,
+    RelocationHistory,
+    Relocator,
+    TaylorIdleness,
+    build,
+    check_config,
+)
+from mmprovpt.visualization import plot_distribution
+
+CHECKPOINT_KEY = 'prompt_relocation'
+
+
+@HOOKS.register_module()
+class PromptRelocationHook(Hook):
+    """Prune the idlest prompt and give it to another block, once per period (001 § 3.3).
+
+    The relocation that follows a period is carried out when the *next* one starts. So checkpoints,
+    validation and averaged weights see tuned prompts only, and training does not end on a prompt
+    that was just moved.
+
+    Rank 0 decides and tells the others. Its choices go to ``relocations.jsonl`` (see
+    :class:`~mmprovpt.relocation.RelocationHistory`) in the log directory, to the log, and as
+    scalars ``train/relocation/*`` to every visualisation backend. After training,
+    ``prompt_distribution.png`` beside it shows the distribution over the periods. Checkpoints carry
+    all that decides; a resumed run continues as if never interrupted.
+
+    Args:
+        interval (int): Length of a period, >= 1.
+        by_epoch (bool): Count periods in epochs, else in iterations.
+        pruner (dict): Type and arguments of a class in ``mmprovpt.relocation.PRUNERS``.
+        allocator (dict): Type and arguments of a class in ``mmprovpt.relocation.ALLOCATORS``; its
+            ``seed`` defaults to the runner's.
+
+    Raises:
+        ValueError: ``interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
+            the first iteration) the model has not exactly one pool of prompts that an optimizer
+            trains, or periods are counted in epochs in a loop that has none.
+    """
+
+    # Before CheckpointHook, which saves what this hook has measured.
+    priority = 'NORMAL'
+
+    def __init__(self,
+                 interval: int = 1,
+                 by_epoch: bool = True,
+                 pruner: dict = dict(type='IdlenessPruner', criterion='taylor'),  # noqa: B006
+                 allocator: dict = dict(type='PPOAllocator')) -> None:  # noqa: B006
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'interval must be an int >= 1, but is {interval!r}')
+        check_config(allocator, ALLOCATORS)
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.history = RelocationHistory()
+        self._pruner = build(pruner, PRUNERS)
+        self._allocator = dict(allocator)
+        self._boundary = 0  # epoch or iteration at which the running period began
+        self.relocator: Optional[Relocator] = None  # built by before_run
+
+    # Timing
+
+    def before_run(self, runner: Runner) -> None:
+        """Find the prompts and build the relocator, before a checkpoint is loaded."""
+        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+        if not training or self.relocator is not None:
+            return
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError('PromptRelocationHook(by_epoch=True) needs a loop of epochs, but '
+                             f'{type(runner.train_loop).__name__} counts iterations: set '
+                             'by_epoch=False and interval to a number of iterations')
+        self._pool = find_pool(runner.model)
+        self._optim_wrapper = find_optim_wrapper(runner.optim_wrapper, self._pool.tokens)
+        self._idleness = TaylorIdleness(self._pool.tokens)
+        num_blocks = self._pool.num_blocks
+        allocator = build(self._allocator, ALLOCATORS, num_blocks=num_blocks, seed=runner.seed)
+        self.relocator = Relocator(num_blocks, self._pruner, allocator)
+
+    def before_train(self, runner: Runner) -> None:
+        """Note the first distribution, once the weights are loaded."""
+        if self.history.initial is None:
+            self.history.initial = self._pool.distribution.tolist()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Relocate where a period of epochs starts."""
+        if self.by_epoch and self._period_is_over(runner):
+            self._relocate(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Relocate where a period of iterations starts; then open the iteration's score."""
+        if not self.by_epoch and self._period_is_over(runner):
+            self._relocate(runner)
+        self._idleness.begin(self._loss_factor())
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch=None,
+                         outputs: Optional[dict] = None) -> None:
+        """Close the iteration's score with its loss."""
+        if outputs is None or 'loss' not in outputs:
+            raise KeyError("PromptRelocationHook needs the total loss, but train_step returned "
+                           f"{None if outputs is None else list(outputs)} without 'loss'")
+        self._idleness.end(outputs['loss'])
+        if self._checkpoint_is_due(runner):
+            self._merge_ranks()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Have rank 0 know all of the epoch before it saves a checkpoint."""
+        self._merge_ranks()
+
+    def after_train(self, runner: Runner) -> None:
+        """Give the last relocation its reward, if its period is complete; draw the history."""
+        complete = self._period_is_over(runner)
+        self._merge_ranks()
+        if not dist.is_main_process():
+            return
+        if complete:
+            _, loss, _ = self._idleness.compute()
+            self.history.reward(self.relocator.finish(loss))
+            self._record(runner, loss, None)
+        path = osp.join(runner.log_dir, 'prompt_distribution.png')
+        plot_distribution(self.history.distributions, path)
+        runner.logger.info(f'The prompt distribution of every period is drawn in {path}')
+
+    def _period_is_over(self, runner: Runner) -> bool:
+        """Whether a whole period lies between the last boundary and now.
+
+        An epoch that a resumed run starts over closes no period a second time.
+        """
+        progress = runner.epoch if self.by_epoch else runner.iter
+        return progress % self.interval == 0 and progress != self._boundary
+
+    def _checkpoint_is_due(self, runner: Runner) -> bool:
+        """Whether this iteration ends in a checkpoint, which every rank knows alike."""
+        return any(
+            hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+            or (hook.save_last and self.is_last_train_iter(runner)) for hook in runner.hooks
+            if isinstance(hook, CheckpointHook) and not hook.by_epoch)
+
+    # Measuring
+
+    def _loss_factor(self) -> Tensor:
+        """What the coming loss is multiplied by before backward; never waits for the device."""
+        factor = self._optim_wrapper.scale_loss(torch.ones(()))
+        scaler = getattr(self._optim_wrapper, 'loss_scaler', None)
+        if scaler is not None:
+            factor = scaler.scale(torch.ones(1, device=self._pool.tokens.device)) * factor
+        return factor
+
+    def _merge_ranks(self) -> None:
+        """Move every rank's sums to rank 0, which alone saves and decides; may be repeated."""
+        if dist.get_world_size() > 1:
+            dist.all_reduce(self._idleness.sums)
+            if not dist.is_main_process():
+                self._idleness.sums.zero_()
+
+    # Relocating
+
+    def _relocate(self, runner: Runner) -> None:
+        """Close the period: decide on rank 0, move on every rank, record."""
+        self._boundary = runner.epoch if self.by_epoch else runner.iter
+        self._merge_ranks()
+        decision = torch.tensor([-1, -1])
+        measured, loss, move = False, float('nan'), None
+        if dist.is_main_process():
+            idleness, loss, count = self._idleness.compute()
+            # Nothing at all was measured if the checkpoint is of a run without this hook.
+            measured = count + self._idleness.num_dropped > 0
+            if measured:
+                move = self.relocator.step(loss, idleness, self._pool.block_index)
+                self.history.reward(self.relocator.last_reward)
+            if move is not None:
+                decision = torch.tensor([move.prompt, move.target])
+        dist.broadcast(decision)
+        prompt, block = decision.tolist()
+        if prompt >= 0:
+            self._move(prompt, block)
+        if measured:
+            self._record(runner, loss, move)
+        self._idleness.reset()
+
+    def _move(self, prompt: int, block: int) -> None:
+        """Carry out a decision, the same on every rank."""
+        tokens = self._pool.tokens
+        rewritten = self._pool.relocate(prompt, block)
+        if tokens.grad is not None:
+            tokens.grad[prompt] = 0  # accumulated in the old block
+        if not rewritten:
+            return
+        row = tokens.detach()[prompt].clone()
+        dist.broadcast(row)  # it may have been drawn at random
+        with torch.no_grad():
+            tokens[prompt] = row
+        for value in self._optim_wrapper.optimizer.state.get(tokens, {}).values():
+            if isinstance(value, Tensor) and value.shape == tokens.shape:
+                value[prompt] = 0
+
+    def _record(self, runner: Runner, loss: float, move: Optional[Move]) -> None:
+        """Write the period to relocations.jsonl, the log and the visualisation backends."""
+        reward = self.relocator.last_reward
+        row = self.history.add(runner.iter, loss, move, self._pool.distribution.tolist())
+        self.history.write(osp.join(runner.log_dir, 'relocations.jsonl'))
+        scalars = dict(loss=loss, reward=reward, **self.relocator.allocator.diagnostics)
+        if move is not None:
+            scalars['idleness'] = move.idleness
+        runner.visualizer.add_scalars(
+            {f'train/relocation/{name}': value for name, value in scalars.items()
+             if value is not None and math.isfinite(value)}, step=runner.iter)
+        text = f'Relocation, period {row["period"]}: loss {loss:.4f}, '
+        if move is not None:
+            text += (f'prompt {move.prompt} goes from block {move.source} to {move.target} '
+                     f'(idleness {move.idleness:.3g})')
+        elif not math.isfinite(loss):
+            text += f'no finite iteration ({self._idleness.num_dropped} dropped), nothing moves'
+        else:
+            text += 'nothing moves'
+        if reward is not None:
+            text += f'; reward of the relocation before: {reward:.3g}'
+        runner.logger.info(text)
+
+    # Checkpoints
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add all that decides, as plain tensors and Python types."""
+        if self.relocator is not None:
+            checkpoint[CHECKPOINT_KEY] = dict(
+                boundary=self._boundary,
+                idleness=self._idleness.state_dict(),
+                relocator=self.relocator.state_dict(),
+                history=self.history.state_dict())
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Continue where the checkpoint stopped, if the run is resumed."""
+        if self.relocator is None or not runner._resume:
+            return
+        if CHECKPOINT_KEY not in checkpoint:
+            runner.logger.warning('The checkpoint is of a run without PromptRelocationHook: '
+                                  'relocation starts anew')
+            return
+        state = checkpoint[CHECKPOINT_KEY]
+        self.relocator.load_state_dict(state['relocator'])
+        self._idleness.load_state_dict(state['idleness'])
+        if not dist.is_main_process():
+            self._idleness.reset()  # rank 0 has the sums of all
+        self.history.load_state_dict(state['history'])
+        self._boundary = state['boundary']
+
+
+def find_pool(model: nn.Module) -> PromptPool:
+    """The only pool of prompts in a model, which may be wrapped for distributed training.
+
+    Raises:
+        ValueError: There is none or more than one, or it is empty.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    pools = {name: m for name, m in model.named_modules() if isinstance(m, PromptPool)}
+    if len(pools) != 1:
+        raise ValueError(f'PromptRelocationHook needs a model with one PromptPool, but it has '
+                         f'{len(pools)}{": " + ", ".join(pools) if pools else ""}; give the '
+                         'backbone `prompts`, or remove the hook')
+    pool = next(iter(pools.values()))
+    if len(pool.tokens) == 0:
+        raise ValueError('PromptRelocationHook has no prompt to relocate: num_tokens is 0')
+    return pool
+
+
+def find_optim_wrapper(optim_wrapper: Union[OptimWrapper, OptimWrapperDict],
+                       tokens: nn.Parameter) -> OptimWrapper:
+    """The wrapper whose optimizer trains the prompts.
+
+    Raises:
+        ValueError: There is none.
+    """
+    is_dict = isinstance(optim_wrapper, OptimWrapperDict)
+    wrappers = [wrapper for _, wrapper in optim_wrapper.items()] if is_dict else [optim_wrapper]
+    for wrapper in wrappers:
+        groups = wrapper.optimizer.param_groups
+        if tokens.requires_grad and any(p is tokens for g in groups for p in g['params']):
+            return wrapper
+    raise ValueError('PromptRelocationHook needs trained prompts, but no optimizer has the '
+                     'parameter `tokens` of the PromptPool, or it needs no gradient')

@@ -1,0 +1,3 @@
+from .distribution import plot_distribution
+
+__all__ = ['plot_distribution']

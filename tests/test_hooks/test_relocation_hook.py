@@ -1,0 +1,433 @@
+import copy
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_hooks import toy_run
+from test_hooks.toy_run import LR, POISON, Images, ToyModel, make_runner, relocation_hook
+from torch import nn
+
+from mmprovpt.hooks import PromptRelocationHook
+from mmprovpt.relocation import IdlenessPruner, PPOAllocator, Relocator
+
+KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'reward', 'distribution']
+
+
+def read_rows(work_dir):
+    """Rows of the newest relocations.jsonl below a work directory."""
+    path = max(Path(work_dir).glob('*/relocations.jsonl'), key=os.path.getmtime)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Batches(Hook):
+    """Notes the batches of every iteration and what each checkpoint, period and validation sees."""
+
+    def __init__(self):
+        self.batches, self.distributions = [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.batches.append(data_batch)
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self.distributions.append(
+            torch.bincount(checkpoint['state_dict']['prompts.block_index'], minlength=3).tolist())
+
+
+class Kill(Hook):
+    """Ends the run before an iteration, as a crash would."""
+    priority = 'HIGHEST'
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            raise KeyboardInterrupt
+
+
+def slow_training(batches, period, accumulate=1):
+    """What a run with relocation should do: SGD with momentum, and scores from autograd.grad."""
+    model = ToyModel()
+    params = list(model.parameters())
+    memory = [torch.zeros_like(p) for p in params]
+    relocator = Relocator(3, IdlenessPruner(), PPOAllocator(3, seed=3))
+    rows, losses, scores, grads = [], [], [], []
+    for step, batch in enumerate(batches):
+        loss = model(batch['inputs'], batch['targets'], mode='loss')['loss']
+        grad = torch.autograd.grad(loss, params)
+        tokens = model.prompts.tokens.detach()
+        index = next(i for i, p in enumerate(params) if p is model.prompts.tokens)
+        scores.append([float(g @ p) for g, p in zip(grad[index], tokens)])
+        losses.append(float(loss.detach()))
+        grads.append(grad)
+        remainder = len(batches) % accumulate
+        group = remainder if step >= len(batches) - remainder else accumulate
+        if len(grads) == group:
+            for p, m, *parts in zip(params, memory, *grads):
+                m.mul_(0.9).add_(sum(parts) / group)
+                p.data -= LR * m
+            grads = []
+        if (step + 1) % period == 0:
+            mean, score = sum(losses) / period, torch.tensor(scores).mean(0)
+            last = step + 1 == len(batches)
+            move = None if last else relocator.step(mean, score, model.prompts.block_index)
+            if last:
+                relocator.finish(mean)
+            if rows:
+                rows[-1]['reward'] = relocator.last_reward
+            if move is not None:
+                model.prompts.relocate(move.prompt, move.target)
+                for grad in grads:  # half an update: what the old block asked for is forgotten
+                    grad[index][move.prompt] = 0
+            values = move or (None, ) * 4
+            rows.append(dict(zip(KEYS, [
+                len(rows) + 1, step + 1, mean, *values, None,
+                model.prompts.distribution.tolist()])))
+            losses, scores = [], []
+    return model, rows
+
+
+def assert_rows(actual, expected):
+    assert len(actual) == len(expected)
+    for row, other in zip(actual, expected):
+        assert list(row) == KEYS
+        assert row['distribution'] == other['distribution']
+        for key in KEYS[:-1]:
+            if other[key] is None:
+                assert row[key] is None, key
+            else:
+                assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), key
+
+
+def state_dict_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize('case', ['epoch', 'two epochs', 'iterations', 'iterations in epochs',
+                                  'accumulation'])
+def test_equals_a_slow_training_loop(tmp_path, case):
+    hook, options, period, accumulate = dict(), dict(epochs=6), 6, 1
+    if case == 'two epochs':
+        hook, period = dict(interval=2), 12
+    elif case == 'iterations':
+        hook, options, period = dict(interval=4, by_epoch=False), dict(iters=24), 4
+    elif case == 'iterations in epochs':
+        hook, period = dict(interval=4, by_epoch=False), 4
+    elif case == 'accumulation':  # 30 iterations leave a last update of two
+        options = dict(epochs=5, optim_wrapper=dict(accumulative_counts=4))
+        accumulate = 4
+    batches = Batches()
+    runner = make_runner(tmp_path, hook, hooks=[batches], **options)
+    runner.train()
+    model, rows = slow_training(batches.batches, period, accumulate)
+    assert sum(row['prompt'] is not None for row in rows) >= 2
+    assert_rows(read_rows(tmp_path), rows)
+    torch.testing.assert_close(runner.model.state_dict(), model.state_dict())
+
+
+def test_a_run_without_the_hook_is_the_same_but_for_the_moves(tmp_path, monkeypatch):
+    """Measuring changes nothing: with a pruner that never prunes, training is bit-identical."""
+    monkeypatch.setattr(IdlenessPruner, 'prune', lambda self, idleness: None)
+    for name, hook in (('with', dict()), ('without', None)):
+        make_runner(tmp_path / name, hook).train()
+    one, other = (torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False)['state_dict']
+                  for name in ('with', 'without'))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_checkpoints_hold_tuned_prompts_only(tmp_path):
+    batches = Batches()
+    make_runner(tmp_path, dict(), hooks=[batches]).train()
+    distributions = [[2, 2, 2]] + [row['distribution'] for row in read_rows(tmp_path)]
+    # The checkpoint of an epoch precedes the relocation that the epoch leads to.
+    assert batches.distributions == distributions[:4]
+    assert distributions[4] == distributions[3]  # the end of training moves nothing
+
+
+@pytest.mark.parametrize('case', ['epoch', 'within an epoch', 'iterations', 'accumulation'])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, case):
+    hook, options, kill = dict(), dict(epochs=6), 19
+    if case == 'within an epoch':  # the checkpoint is inside of a period of two epochs
+        hook, options = dict(interval=2), dict(epochs=8)
+    elif case == 'iterations':  # so it is here: 4 and 8 in periods of 3
+        hook = dict(interval=3, by_epoch=False)
+        options = dict(iters=20, checkpoint=dict(interval=4, by_epoch=False))
+        kill = 11
+    elif case == 'accumulation':
+        options = dict(epochs=6, optim_wrapper=dict(accumulative_counts=3))
+    make_runner(tmp_path / 'whole', hook, **options).train()
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(tmp_path / 'part', hook, hooks=[Kill(kill)], **options).train()
+    runner = make_runner(tmp_path / 'part', hook, model=ToyModel(seed=1), resume=True, **options)
+    runner.train()
+    whole = read_rows(tmp_path / 'whole')
+    assert sum(row['prompt'] is not None for row in whole) >= 2
+    assert read_rows(tmp_path / 'part') == whole
+    last = 'iter_20.pth' if case == 'iterations' else f'epoch_{options["epochs"]}.pth'
+    one, other = (torch.load(tmp_path / name / last, weights_only=False)
+                  for name in ('whole', 'part'))
+    assert all(torch.equal(one['state_dict'][key], other['state_dict'][key])
+               for key in one['state_dict'])
+
+
+def test_an_epoch_that_starts_over_does_not_relocate_twice(tmp_path):
+    """A checkpoint by iterations in a loop of epochs: the epoch begins anew on resuming."""
+    options = dict(epochs=3, checkpoint=dict(interval=4, by_epoch=False))
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(tmp_path, dict(), hooks=[Kill(9)], **options).train()  # saved at 8, in epoch 1
+    make_runner(tmp_path, dict(), resume=True, **options).train()
+    assert [row['period'] for row in read_rows(tmp_path)] == [1, 2, 3]
+
+
+def test_checkpoint_state_is_plain(tmp_path):
+    make_runner(tmp_path, dict()).train()
+    checkpoint = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
+    torch.save(checkpoint['prompt_relocation'], tmp_path / 'state.pth')
+    state = torch.load(tmp_path / 'state.pth', weights_only=True)
+    assert len(state['history']['rows']) == 2
+    assert state['idleness']['sums'][-2] == 6
+
+
+def test_checkpoint_of_a_run_without_the_hook_warns(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_runner(tmp_path, None, hooks=[Kill(15)]).train()
+    runner = make_runner(tmp_path, dict(), resume=True)
+    runner.train()
+    logs = [path.read_text() for path in tmp_path.glob('*/*.log')]
+    assert any('of a run without PromptRelocationHook' in log for log in logs)
+    rows = read_rows(tmp_path)
+    # Epochs 0 and 1 were not measured; the periods of epochs 2 and 3 were.
+    assert [(row['period'], row['iter']) for row in rows] == [(1, 18), (2, 24)]
+
+
+def test_loaded_weights_do_not_bring_their_relocation_along(tmp_path):
+    make_runner(tmp_path / 'old', dict()).train()
+    make_runner(tmp_path / 'new', dict(), epochs=2,
+                load_from=str(tmp_path / 'old' / 'epoch_4.pth')).train()
+    assert [row['period'] for row in read_rows(tmp_path / 'new')] == [1, 2]
+
+
+def test_other_blocks_in_the_checkpoint_raise(tmp_path):
+    make_runner(tmp_path, dict(), epochs=2).train()
+    runner = make_runner(tmp_path, dict(), model=ToyModel((4, 4, 4, 4)), resume=True)
+    with pytest.raises(ValueError, match='about 3 blocks, but the model has 4'):
+        runner.train()
+
+
+@pytest.mark.parametrize('wrapper', [dict(), dict(accumulative_counts=3)])
+def test_loss_scale_is_undone(tmp_path, wrapper):
+    runs = {}
+    for name in ('OptimWrapper', 'ScaledOptimWrapper'):
+        make_runner(tmp_path / name, dict(), optim_wrapper=dict(type=name, **wrapper)).train()
+        runs[name] = read_rows(tmp_path / name)
+    assert_rows(runs['ScaledOptimWrapper'], runs['OptimWrapper'])
+
+
+def test_an_overflow_is_dropped(tmp_path):
+    batches = Batches()
+    runner = make_runner(tmp_path, dict(), hooks=[batches], poison=True,
+                         optim_wrapper=dict(type='ScaledOptimWrapper'))
+    runner.train()
+    images = Images(poison=True)
+    overflows = [bool(b['inputs'].isinf().any()) for b in batches.batches]
+    assert images.inputs[POISON].isinf().all() and sum(overflows) == 4  # once per epoch
+    rows = read_rows(tmp_path)
+    assert all(row['loss'] is not None for row in rows)
+    first = [b for b, bad in zip(batches.batches[:6], overflows) if not bad]
+    _, expected = slow_training(first, period=5)
+    assert rows[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-5)
+
+
+def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path):
+    runner = make_runner(tmp_path, dict(), poison=True, batch_size=24,
+                         optim_wrapper=dict(type='ScaledOptimWrapper'))
+    runner.train()
+    rows = read_rows(tmp_path)
+    assert [row['loss'] for row in rows] == [None] * 4
+    assert [row['prompt'] for row in rows] == [None] * 4
+    assert [row['reward'] for row in rows] == [None] * 4
+    log, = tmp_path.glob('*/*.log')
+    assert log.read_text().count('no finite iteration (1 dropped), nothing moves') == 4
+
+
+def test_an_incomplete_last_period_gives_no_reward(tmp_path):
+    make_runner(tmp_path, dict(interval=4, by_epoch=False), iters=10).train()
+    rows = read_rows(tmp_path)
+    assert [row['iter'] for row in rows] == [4, 8]
+    assert rows[0]['reward'] is not None and rows[1]['reward'] is None
+
+
+def test_a_period_longer_than_training_does_nothing(tmp_path):
+    runner = make_runner(tmp_path, dict(interval=9))
+    runner.train()
+    assert not list(tmp_path.glob('*/relocations.jsonl'))
+    assert runner.model.prompts.distribution.tolist() == [2, 2, 2]
+    assert list(tmp_path.glob('*/prompt_distribution.png'))
+
+
+def test_scalars_reach_tensorboard_and_the_log(tmp_path):
+    backends = [dict(type='TensorboardVisBackend'), dict(type='LocalVisBackend')]
+    runner = make_runner(tmp_path, dict(), epochs=6,
+                         visualizer=dict(type='Visualizer', vis_backends=backends))
+    runner.train()
+    rows = read_rows(tmp_path)
+    events, = tmp_path.glob('*/vis_data/events*')
+    reader = EventAccumulator(str(events))
+    reader.Reload()
+    logged = {tag.rsplit('/')[-1]: {e.step: e.value for e in reader.Scalars(tag)}
+              for tag in reader.Tags()['scalars'] if tag.startswith('train/relocation/')}
+    assert logged['loss'] == pytest.approx({row['iter']: row['loss'] for row in rows}, rel=1e-5)
+    assert logged['idleness'] == pytest.approx(
+        {row['iter']: row['idleness'] for row in rows if row['idleness'] is not None}, rel=1e-5)
+    # A reward is known, and so logged, when the next period has closed.
+    assert logged['reward'] == pytest.approx(
+        {late['iter']: row['reward'] for row, late in zip(rows, rows[1:])
+         if row['reward'] is not None}, rel=1e-5)
+    assert {'entropy', 'approx_kl', 'clip_fraction', 'explained_variance'} <= set(logged)
+    log, = tmp_path.glob('*/*.log')
+    assert log.read_text().count('Relocation, period ') == 6
+    assert 'train/relocation/idleness' in next(tmp_path.glob('*/vis_data/scalars.json')).read_text()
+
+
+def test_heat_map_is_drawn(tmp_path):
+    make_runner(tmp_path, dict()).train()
+    path, = tmp_path.glob('*/prompt_distribution.png')
+    with Image.open(path) as image:
+        image.verify()
+    log, = tmp_path.glob('*/*.log')
+    assert str(path) in log.read_text()
+
+
+def started_hook(tmp_path, widths, **optimizer):
+    """A hook whose run has ended, so that the optimizer remembers something of every prompt."""
+    runner = make_runner(tmp_path, dict(), model=ToyModel(widths), epochs=1,
+                         optim_wrapper=dict(optimizer=dict(lr=LR, **optimizer)))
+    runner.train()
+    hook = relocation_hook(runner)
+    memory = runner.optim_wrapper.optimizer.state[hook._pool.tokens]
+    return hook, {k: v for k, v in memory.items() if v is not None and v.ndim == 2}
+
+
+@pytest.mark.parametrize('optimizer', [dict(type='SGD', momentum=0.9),
+                                       dict(type='AdamW', amsgrad=True)])
+def test_a_rewritten_row_loses_its_moments(tmp_path, optimizer):
+    hook, memory = started_hook(tmp_path, (4, 4, 6), **optimizer)
+    assert len(memory) == (1 if optimizer['type'] == 'SGD' else 3)
+    before = copy.deepcopy(memory)
+    tokens = hook._pool.tokens
+    tokens.grad = torch.ones_like(tokens)
+    hook._move(0, 1)  # as wide: keeps all but the gradient it had in the old block
+    assert all(torch.equal(memory[k], before[k]) for k in memory)
+    assert tokens.grad[0].eq(0).all() and tokens.grad[1:].eq(1).all()
+    hook._move(1, 2)  # wider
+    for name, moment in memory.items():
+        assert before[name][1].any() and not moment[1].any()
+        rest = [0, 2, 3, 4, 5]
+        assert torch.equal(moment[rest], before[name][rest])
+    assert hook._pool.distribution.tolist() == [0, 3, 3]
+
+
+@pytest.mark.parametrize('hook,message', [
+    (dict(interval=0), 'interval must be an int >= 1, but is 0'),
+    (dict(interval=1.5), 'interval must be an int'),
+    (dict(pruner=dict(type='Pruner')), "unknown type 'Pruner'.*IdlenessPruner"),
+    (dict(pruner=dict(type='IdlenessPruner', criterion='x')), "criterion 'x'; known are taylor"),
+    (dict(allocator=dict(type='PPOAllocator', lr=1)), "no argument 'lr'; known are .*lr_actor"),
+])
+def test_wrong_arguments_raise_when_built(hook, message):
+    with pytest.raises(ValueError, match=message):
+        PromptRelocationHook(**hook)
+
+
+class Two(ToyModel):
+    def __init__(self):
+        super().__init__()
+        self.teacher = ToyModel()
+
+
+class Without(ToyModel):
+    def __init__(self):
+        super().__init__()
+        self.prompts = nn.Identity()
+
+
+class Frozen(ToyModel):
+    def __init__(self):
+        super().__init__()
+        self.prompts.tokens.requires_grad_(False)
+
+
+@pytest.mark.parametrize('model,hook,options,message', [
+    (Two, dict(), dict(), 'one PromptPool, but it has 2: prompts, teacher.prompts'),
+    (Without, dict(), dict(), 'one PromptPool, but it has 0; give'),
+    (Frozen, dict(), dict(), 'needs trained prompts'),
+    (lambda: ToyModel(num_tokens=0), dict(), dict(), 'no prompt to relocate'),
+    (ToyModel, dict(), dict(iters=4), 'by_epoch=True.* set by_epoch=False'),
+])
+def test_what_cannot_work_raises_before_training(tmp_path, model, hook, options, message):
+    runner = make_runner(tmp_path, hook, model=model(), **options)
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+
+
+def test_averaged_weights_follow_the_relocations(tmp_path):
+    runner = make_runner(tmp_path, dict(), hooks=[dict(type='EMAHook', momentum=0.1)])
+    runner.train()
+    averaged = torch.load(tmp_path / 'epoch_4.pth', weights_only=False)['state_dict']
+    assert torch.equal(averaged['prompts.block_index'], runner.model.prompts.block_index)
+    assert not torch.equal(averaged['prompts.tokens'], runner.model.prompts.tokens)
+    plain = make_runner(tmp_path / 'plain', dict())
+    plain.train()
+    assert read_rows(tmp_path) == read_rows(tmp_path / 'plain')
+
+
+def test_hook_can_be_copied(tmp_path):
+    copy.deepcopy(PromptRelocationHook())
+    runner = make_runner(tmp_path, dict(), epochs=1)
+    runner.train()
+    twin = copy.deepcopy(relocation_hook(runner))
+    assert twin.history.rows == relocation_hook(runner).history.rows
+
+
+def test_allocator_is_seeded_by_the_runner_or_its_own_config(tmp_path):
+    generators = []
+    for number, allocator in enumerate([dict(), dict(seed=3), dict(seed=4)]):
+        runner = make_runner(tmp_path / str(number), epochs=1,
+                             hook=dict(allocator=dict(type='PPOAllocator', **allocator)))
+        runner.train()
+        generators.append(relocation_hook(runner).relocator.allocator.generator.initial_seed())
+    assert generators == [3, 3, 4]
+
+
+def test_two_processes(tmp_path):
+    """Equal to one process on the joint batch; and in agreement where rows are drawn at random."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ, MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2',
+                       OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
+                       PYTHONPATH=f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+    processes = [
+        subprocess.Popen([sys.executable, toy_run.__file__, str(tmp_path)], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         env=dict(environment, RANK=str(rank), LOCAL_RANK=str(rank)))
+        for rank in range(2)]
+    outputs = [process.communicate(timeout=180)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
+    for equal in zip(*(torch.load(tmp_path / f'{rank}.pth') for rank in range(2))):
+        for name in ('tokens', 'blocks', 'momentum'):
+            assert torch.equal(equal[0][name], equal[1][name])
+        assert equal[1]['rows'] == []  # rank 0 alone keeps the books
+        assert len(equal[0]['rows']) == 5
+        assert any(row['from'] != row['to'] for row in equal[0]['rows'])
+    make_runner(tmp_path / 'single', dict(), epochs=5).train()
+    assert_rows(read_rows(tmp_path / 'equal'), read_rows(tmp_path / 'single'))

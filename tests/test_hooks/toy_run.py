@@ -1,0 +1,144 @@
+"""A tiny prompted model and its Runner; as a script, one process of a distributed run."""
+import sys
+import uuid
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmprovpt.prompts import StaticPrompts
+
+LR = 0.02
+POISON = 13  # number of the image that overflows where `poison` is set
+
+
+class ToyModel(BaseModel):
+    """Residual blocks that read their prompts, and a trained head."""
+
+    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.prompts = StaticPrompts(num_tokens, patch_fan_in=12, dropout=0., widths=widths,
+                                     carry='reinit')
+        for width, rows in zip(self.prompts.widths, range(len(widths))):
+            self.register_buffer(f'read_{rows}', torch.randn(width, 6, generator=generator))
+        with torch.no_grad():
+            for prompt, block in enumerate(self.prompts.block_index.tolist()):
+                row = torch.randn(widths[block], generator=generator)
+                self.prompts.tokens[prompt, :widths[block]] = row
+        self.head = nn.Linear(6, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.randn(1, 6, generator=generator))
+            self.head.bias.zero_()
+
+    def forward(self, inputs, targets=None, mode='tensor'):
+        x = inputs
+        for block in range(self.prompts.num_blocks):
+            rows = self.prompts.rows(block)
+            if rows is not None:
+                x = x + (rows @ getattr(self, f'read_{block}') * x[:, None]).tanh().sum(1) / 4
+        x = self.head(x).squeeze(1)
+        return dict(loss=F.mse_loss(x, targets)) if mode == 'loss' else x
+
+
+class Images(Dataset):
+    """Twenty-four random vectors."""
+
+    def __init__(self, poison=False):
+        generator = torch.Generator().manual_seed(7)
+        self.inputs = torch.randn(24, 6, generator=generator)
+        self.targets = self.inputs.square().sum(1) / 6
+        if poison:
+            self.inputs[POISON] = float('inf')
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return dict(inputs=self.inputs[index], targets=self.targets[index])
+
+
+@OPTIM_WRAPPERS.register_module(force=True)
+class ScaledOptimWrapper(OptimWrapper):
+    """What AmpOptimWrapper does with its loss scaler, but on the CPU."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=1024., growth_interval=3)
+
+    def backward(self, loss, **kwargs):
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs):
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update()
+
+
+def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=False,
+                optim_wrapper=None, checkpoint=None, hooks=(), **kwargs):
+    """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
+    torch.set_num_threads(1)
+    loop = dict(by_epoch=True, max_epochs=epochs)
+    if iters is not None:
+        loop = dict(by_epoch=False, max_iters=iters)
+    sampler = dict(type='DefaultSampler' if iters is None else 'InfiniteSampler', shuffle=True)
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=LR, momentum=0.9))
+    wrapper.update(optim_wrapper or {})
+    hooks = list(hooks)
+    if hook is not None:
+        hooks.append(dict(type='mmprovpt.PromptRelocationHook', **hook))
+    kwargs = {**dict(randomness=dict(seed=3)), **kwargs}
+    return Runner(
+        ToyModel() if model is None else model,
+        work_dir=str(work_dir),
+        train_dataloader=dict(batch_size=batch_size, num_workers=0, sampler=sampler,
+                              collate_fn=dict(type='default_collate'), dataset=Images(poison)),
+        train_cfg=loop,
+        optim_wrapper=wrapper,
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', **(checkpoint or dict(interval=1))),
+                           runtime_info=dict(type='RuntimeInfoHook'),
+                           sampler_seed=dict(type='DistSamplerSeedHook')),
+        custom_hooks=hooks,
+        default_scope='mmengine',
+        experiment_name=uuid.uuid4().hex,
+        log_level='INFO',
+        **kwargs)
+
+
+def relocation_hook(runner):
+    """The PromptRelocationHook of a Runner."""
+    return next(h for h in runner.hooks if type(h).__name__ == 'PromptRelocationHook')
+
+
+DISTRIBUTED = dict(
+    launcher='pytorch',
+    cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)))
+
+
+def main(folder):
+    """Train twice in this process of several and save what came out of it."""
+    torch.distributed.init_process_group('gloo')  # mmengine's own needs a GPU per process
+    results = []
+    scaled = dict(type='ScaledOptimWrapper')
+    for name, widths, extra in (
+        ('equal', (4, 4, 4), dict()),
+        ('unequal', (4, 6, 8), dict(poison=True, optim_wrapper=scaled,
+                                    randomness=dict(seed=3, diff_rank_seed=True)))):
+        runner = make_runner(f'{folder}/{name}', hook=dict(), model=ToyModel(widths), batch_size=2,
+                             epochs=5, **DISTRIBUTED, **extra)
+        runner.train()
+        hook = relocation_hook(runner)
+        momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
+        results.append(dict(tokens=hook._pool.tokens.data, blocks=hook._pool.block_index,
+                            momentum=momentum, rows=hook.history.rows))
+    torch.save(results, f'{folder}/{torch.distributed.get_rank()}.pth')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

@@ -1,0 +1,169 @@
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmprovpt.relocation
+from mmprovpt.relocation import (
+    ALLOCATORS,
+    PRUNERS,
+    IdlenessPruner,
+    Move,
+    PPOAllocator,
+    Relocator,
+    build,
+)
+from mmprovpt.relocation.relocator import policy_state
+
+BLOCKS = torch.tensor([0, 0, 1, 2, 2, 2])
+NAN = float('nan')
+
+
+class Scripted:
+    """Allocator that notes what it is told and answers what it is given."""
+
+    def __init__(self, *actions):
+        self.actions, self.states, self.observed = list(actions), [], []
+
+    def act(self, state):
+        self.states.append(state)
+        return self.actions.pop(0)
+
+    def observe(self, reward, next_state):
+        self.observed.append((reward, next_state))
+
+
+def relocator(*actions):
+    return Relocator(3, IdlenessPruner(), Scripted(*actions))
+
+
+def idle(prompt=None, score=0.5):
+    """Idleness of six prompts of which at most one does harm."""
+    scores = torch.full((6, ), -0.25)
+    if prompt is not None:
+        scores[prompt] = score
+    return scores
+
+
+def test_pruner_takes_the_idlest_that_harms():
+    assert IdlenessPruner().prune(torch.tensor([-1.0, 0.2, 0.3, -5.0])) == 2
+    assert IdlenessPruner().prune(torch.tensor([-1.0, 0.0, -0.3])) is None
+
+
+def test_unknown_criterion_names_the_known():
+    with pytest.raises(ValueError, match="'tailor'; known are taylor"):
+        IdlenessPruner(criterion='tailor')
+
+
+def test_state_by_hand():
+    scores = torch.tensor([3e-5, 1e-5, -8e-5, 0.0, 2e-5, 1e-5])
+    state = policy_state(scores, BLOCKS, 2, num_blocks=4)
+    assert state.dtype == torch.float32
+    expected = [2 / 8, -1, 1 / 8, 0,  # mean idleness per block, by the largest
+                4 * 2 / 6 - 1, 4 * 1 / 6 - 1, 4 * 3 / 6 - 1, -1,  # surplus over 6 / 4 prompts
+                0, 0, 1, 0]
+    torch.testing.assert_close(state, torch.tensor(expected, dtype=torch.float32))
+    assert policy_state(torch.zeros(6), BLOCKS, None, 4)[[0, 1, 2, 3, 8, 9, 10, 11]].eq(0).all()
+
+
+def test_rewards_follow_equation_8():
+    subject = relocator(2, 0, 1)
+    assert subject.step(3.0, idle(0, 0.5), BLOCKS) == Move(0, 0, 2, 0.5)
+    assert subject.last_reward is None
+    blocks = torch.tensor([2, 0, 1, 2, 2, 2])
+    assert subject.step(2.25, idle(3, 0.125), blocks) == Move(3, 2, 0, 0.125)
+    assert subject.last_reward == 3.0 - 0.5 - 2.25
+    assert subject.step(2.5, idle(1, 1.0), blocks).target == 1
+    assert subject.last_reward == 2.25 - 0.125 - 2.5
+    assert subject.finish(1.0) == subject.last_reward == 2.5 - 1.0 - 1.0
+    assert [reward for reward, _ in subject.allocator.observed] == [0.25, -0.375]
+    # What follows a decision is the state of the next one.
+    assert torch.equal(subject.allocator.observed[0][1], subject.allocator.states[1])
+
+
+def test_without_an_idle_prompt_the_reward_is_given_all_the_same():
+    subject = relocator(1, 2)
+    subject.step(3.0, idle(0), BLOCKS)
+    assert subject.step(2.0, idle(), BLOCKS) is None
+    assert subject.last_reward == 0.5
+    assert subject.allocator.observed[0][1][6:].eq(0).all()
+    assert subject.step(1.5, idle(4), BLOCKS) == Move(4, 2, 2, 0.5)
+    assert subject.last_reward is None  # the period before had opened without a relocation
+    assert len(subject.allocator.observed) == 1
+
+
+@pytest.mark.parametrize('loss,scores', [(NAN, idle(1)), (float('inf'), idle(1)),
+                                         (1.0, idle(1, NAN)), (1.0, idle(1, float('inf')))])
+def test_what_is_not_finite_never_reaches_the_policy(loss, scores):
+    subject = relocator(1, 2)
+    subject.step(3.0, idle(0), BLOCKS)
+    assert subject.step(loss, scores, BLOCKS) is None
+    assert subject.last_reward is None
+    assert subject.step(2.0, idle(0), BLOCKS).target == 2
+    assert subject.last_reward is None
+    assert subject.allocator.observed == []
+
+
+@pytest.mark.parametrize('moved,loss', [(False, 1.0), (True, NAN)])
+def test_last_reward_is_not_invented(moved, loss):
+    subject = relocator(1)
+    subject.step(3.0, idle(0 if moved else None), BLOCKS)
+    assert subject.finish(loss) is None and subject.last_reward is None
+
+
+def run(subject, periods, seed):
+    generator = torch.Generator().manual_seed(seed)
+    blocks, moves = BLOCKS.clone(), []
+    for _ in range(periods):
+        scores = torch.randn(6, generator=generator)
+        move = subject.step(float(torch.rand((), generator=generator)), scores, blocks)
+        if move is not None:
+            blocks[move.prompt] = move.target
+        moves.append((move, subject.last_reward))
+    return moves
+
+
+def real(seed=0, num_blocks=3):
+    return Relocator(num_blocks, IdlenessPruner(), PPOAllocator(num_blocks, seed=seed))
+
+
+def test_state_dict_gives_the_same_relocations(tmp_path):
+    original, restored = real(), real(seed=5)
+    run(original, 6, seed=0)
+    torch.save(original.state_dict(), tmp_path / 'state.pth')
+    restored.load_state_dict(torch.load(tmp_path / 'state.pth', weights_only=True))
+    assert run(original, 15, seed=1) == run(restored, 15, seed=1)
+    assert original.finish(0.5) == restored.finish(0.5)
+
+
+def test_state_of_other_blocks_raises():
+    with pytest.raises(ValueError, match='about 4 blocks, but the model has 3'):
+        real().load_state_dict(real(num_blocks=4).state_dict())
+
+
+def test_build():
+    allocator = build(dict(type='PPOAllocator', clip=0.1), ALLOCATORS, num_blocks=4, seed=7)
+    assert (allocator.clip, allocator.num_blocks) == (0.1, 4)
+    # What only some classes take is offered to all of them.
+    assert build(dict(type='IdlenessPruner'), PRUNERS, seed=7).criterion == 'taylor'
+
+
+@pytest.mark.parametrize('config,message', [
+    (dict(type='SACAllocator'), "unknown type 'SACAllocator'.*known are PPOAllocator"),
+    (dict(clip=0.1), 'unknown type None'),
+    (dict(type='PPOAllocator', clipp=0.1), "no argument 'clipp'; known are num_blocks,.* clip,"),
+])
+def test_wrong_config_names_the_known(config, message):
+    with pytest.raises(ValueError, match=message):
+        build(config, ALLOCATORS, num_blocks=4)
+
+
+def test_relocation_needs_nothing_but_torch():
+    allowed = {'torch', 'copy', 'inspect', 'json', 'math', 'os', 'pathlib', 'typing'}
+    for path in Path(mmprovpt.relocation.__file__).parent.glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split('.')[0] for alias in node.names} <= allowed, path
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert node.module.split('.')[0] in allowed, path
