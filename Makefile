@@ -1,0 +1,101 @@
+# `make demo` and `make test` set up .venv first. The set-up goes in stages; each leaves a stamp, so that one that was
+# interrupted goes on where it stopped and one that is complete costs nothing.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+STAMPS := $(VENV)/.stamps
+DEMO := work_dirs/demo
+
+# mmcv would start four compilers on any smaller machine.
+export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export MMCV_WITH_OPS ?= 1
+
+# A stamp's name carries a checksum of what its stage and the stages before it install.
+sum = $(shell cat $(addprefix requirements/,$(1)) $(2) | cksum | cut -d' ' -f1)
+TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
+MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
+PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
+
+.PHONY: help setup data demo test lint
+help:
+	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
+	@echo 'make test    set up, then run the tests'
+	@echo 'make lint    set up, then run ruff'
+	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
+	@echo 'make data    only write the embedded data'
+
+setup: $(PACKAGE)
+	@echo '$(VENV) is set up'
+
+# $(1): the stage. pip writes INSTALLER last: without it a package is half there, but pip takes it for installed.
+define begin
+mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-*; \
+for d in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
+	if [ -d "$$d" ] && [ ! -e "$$d/INSTALLER" ]; then echo "==> repairing $$d"; rm -rf "$$d"; fi; done
+endef
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
+		"$(PYTHON) is Python %d.%d, but OneDL mmcv supports 3.10 to 3.12. Try: make PYTHON=python3.11 ..." % v)'
+	@echo '==> Set-up 1/4: $(VENV)'
+	@{ $(PYTHON) -m venv $(VENV) && $(PIP) --version >/dev/null; } || $(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(TORCH): $(STAMPS)/venv
+	@echo '==> Set-up 2/4: torch (some 3 GB to download where pip has not cached it)'
+	@$(call begin,torch)
+	$(PIP) install -r requirements/torch.txt
+	@$(PY) -c 'import torch, torchvision, timm, numpy'
+	@touch $@
+
+# --no-build-isolation: mmcv's build must see torch, or it leaves out the operators without a word.
+# A wheel that pip cached may have been built for another torch; then the import fails and mmcv is built anew.
+$(MMCV): $(TORCH)
+	@echo '==> Set-up 3/4: mmcv'
+	@$(call begin,mmcv)
+	@$(PIP) install --dry-run --quiet --no-deps --only-binary :all: -r requirements/mmcv.txt >/dev/null 2>&1 || { \
+		$(PY) -c 'import sys, torch; v = torch.__version__; sys.exit(tuple(map(int, v.split(".")[:2])) >= (2, 14) and \
+			"torch %s needs C++20, but mmcv compiles with C++17: use torch < 2.14." % v or 0)'; \
+		echo '==> No ready-made mmcv for this machine. Unless pip built it here before, its operators are compiled'; \
+		echo '==> now: about 20 minutes on two cores (MAX_JOBS=$(MAX_JOBS)). All output: $(VENV)/mmcv.log'; }
+	@build() { $(PIP) install -v --no-build-isolation -c requirements/torch.txt -r requirements/mmcv.txt "$$@" 2>&1 | \
+			tee $(VENV)/mmcv.log | sed -unE -e 's/^ *(\[[0-9]+\/[0-9]+\]) .*/  compiled \1/p' \
+				-e '/^ *(Collecting|Downloading|Building|Successfully|ERROR|error:|fatal)/p'; }; \
+		build; \
+		$(PY) -c 'import cv2' || { echo 'OpenCV misses system libraries; Debian and Ubuntu: apt-get install libgl1 libglib2.0-0'; exit 1; }; \
+		$(PY) -c 'import mmcv.ops' || { \
+		build --force-reinstall --no-deps --no-cache-dir --no-binary onedl-mmcv; $(PY) -c 'import mmcv.ops'; }
+	@touch $@
+
+$(PACKAGE): $(MMCV)
+	@echo '==> Set-up 4/4: mmdet, mmseg, mmpretrain and mmprovpt itself'
+	@$(call begin,package)
+	$(PIP) install --no-build-isolation -c requirements/torch.txt -e '.[all,tests]'
+	@$(PY) -c 'import mmdet, mmseg, mmpretrain, pycocotools, sklearn, tensorboard, pytest, xdist, hypothesis'
+	@touch $@
+
+# At once done if the data is complete.
+data: $(PACKAGE)
+	@$(PY) tools/dataset_converters/miniature_coco.py --out data/miniature
+
+demo: data
+	$(PY) tools/train.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --work-dir $(DEMO)
+	@run=$$(ls -d $(DEMO)/2*/ | tail -n 1); echo; \
+		for f in "$$(cat $(DEMO)/last_checkpoint)" "$${run}relocations.jsonl" "$${run}prompt_distribution.png"; do \
+			[ -s "$$f" ] || { echo "The demo ended without $$f" >&2; exit 1; }; done; \
+		echo "checkpoint            $$(cat $(DEMO)/last_checkpoint)"; \
+		echo "relocation log        $${run}relocations.jsonl ($$(wc -l < "$${run}relocations.jsonl") periods)"; \
+		echo "prompt distribution   $${run}prompt_distribution.png"
+
+# One thread per worker, or the workers fight over the cores.
+test: $(PACKAGE)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 8 $(PYTEST_ARGS)
+
+lint: $(PACKAGE)
+	$(PY) -m ruff check .

@@ -1,0 +1,163 @@
+"""What can be known to fail before anything is built: files that are missing or truncated."""
+import json
+import os.path as osp
+import re
+import zipfile
+from functools import partial
+
+# These fetch what is missing.
+_DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
+# Of a larger JSON file only the first and last bytes are checked: parsing takes seconds.
+_PARSE_LIMIT = 64 << 20
+
+
+class ConfigError(ValueError):
+    """A mistake of the user that a message explains better than a traceback."""
+
+
+def check_config(cfg, phases=('train', 'val')) -> None:
+    """Check that the files that a config names are there and not truncated.
+
+    Args:
+        cfg (mmengine.Config): The complete config, after command-line overrides.
+        phases: Whose dataloader and evaluator to check, of 'train', 'val', 'test'. Pre-trained
+            weights count for 'train' only: nothing else initialises the model.
+
+    Raises:
+        ConfigError: Lists everything that is wrong: the config key, what it says, where that was
+            looked for, and what to do.
+    """
+    problems = {}  # path → lines: a file that is named twice is reported once
+    for key, given, path, check in _named_files(cfg, phases):
+        reason = check(path)
+        if reason:
+            problems.setdefault(path, []).append(f'{key} = {given!r}: {reason}')
+    if not problems:
+        return
+    lines = ['the config names files that cannot be used:']
+    for path, found in problems.items():
+        lines += [f'  {line}' for line in found]
+        lines += [f'    looked for: {osp.abspath(path)}', f'    what to do: {_advice(path)}']
+    raise ConfigError('\n'.join(lines))
+
+
+def _named_files(cfg, phases):
+    """Yield (config key, its value, the path meant, the check for it)."""
+    for phase in phases:
+        loader = cfg.get(f'{phase}_dataloader')
+        if loader:
+            yield from _dataset_files(loader.get('dataset'), f'{phase}_dataloader.dataset')
+        evaluators = cfg.get(f'{phase}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            if _is_local(evaluator.get('ann_file')):
+                path = evaluator['ann_file']
+                yield f'{phase}_evaluator.ann_file', path, path, _check_annotation
+    if _is_local(cfg.get('load_from')):
+        yield 'load_from', cfg.load_from, cfg.load_from, _check_checkpoint
+    if 'train' in phases:
+        yield from _weight_files(cfg.get('model'), 'model')
+
+
+def _dataset_files(dataset, key):
+    if not isinstance(dataset, dict):
+        return
+    yield from _dataset_files(dataset.get('dataset'), f'{key}.dataset')
+    for i, inner in enumerate(dataset.get('datasets') or []):
+        yield from _dataset_files(inner, f'{key}.datasets.{i}')
+    if not _is_on_disk(dataset):
+        return
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or {}
+    given = {f'data_prefix.{k}': v for k, v in prefix.items()} if isinstance(prefix, dict) \
+        else {'data_prefix': prefix}
+    given = {name: value for name, value in given.items() if value}
+    ann_file = dataset.get('ann_file')
+    if root and not given and not ann_file:
+        given = {'data_root': root}
+        root = ''
+    for name, value in given.items():
+        if _is_local(value):
+            yield f'{key}.{name}', value, osp.join(root, value), _check_directory
+    if _is_local(ann_file):
+        check = _check_annotation
+        if 'Coco' in str(dataset.get('type')):
+            # Lists of test images come without annotations.
+            needed = ['images', 'categories'] + ['annotations'] * (not dataset.get('test_mode'))
+            check = partial(_check_annotation, sections=needed)
+        yield f'{key}.ann_file', ann_file, osp.join(root, ann_file), check
+
+
+def _weight_files(node, key):
+    if isinstance(node, dict):
+        for name, value in node.items():
+            init_cfg = name == 'checkpoint' and node.get('type') == 'Pretrained'
+            if (init_cfg or name == 'pretrained') and _is_local(value):
+                yield f'{key}.{name}', value, value, _check_checkpoint
+            else:
+                yield from _weight_files(value, f'{key}.{name}')
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _weight_files(value, f'{key}.{i}')
+
+
+def _is_local(path) -> bool:
+    # Not 'https://…', 'torchvision://…', 's3:…'. (One letter is a drive of Windows.)
+    return isinstance(path, str) and path != '' and not re.match(r'[A-Za-z][\w.+-]+:', path)
+
+
+def _is_on_disk(dataset) -> bool:
+    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
+    if backend not in ('local', 'disk') or str(dataset.get('type')).split('.')[-1] in _DOWNLOADING:
+        return False
+    return _is_local(dataset.get('data_root') or '.')
+
+
+def _check_directory(path):
+    if not osp.exists(path):
+        return 'no such directory'
+
+
+def _check_annotation(path, sections=()):
+    if not osp.exists(path):
+        return 'no such file'
+    if osp.isfile(path) and osp.getsize(path) == 0:
+        return 'the file is empty'
+    if path.endswith('.json'):
+        return _check_json(path, sections)
+
+
+def _check_json(path, sections):
+    if osp.getsize(path) > _PARSE_LIMIT:
+        with open(path, 'rb') as f:
+            head = f.read(64).lstrip()[:1]
+            f.seek(-64, 2)
+            tail = f.read().rstrip()[-1:]
+        return None if head + tail in (b'{}', b'[]') else 'truncated or corrupt JSON'
+    try:
+        with open(path, 'rb') as f:
+            content = json.load(f)
+    except ValueError as error:  # of JSON or of its encoding
+        return f'corrupt JSON ({error})'
+    missing = [name for name in sections if not isinstance(content, dict) or name not in content]
+    if missing:
+        return f'not in COCO format, {" and ".join(missing)} missing'
+
+
+def _check_checkpoint(path):
+    if not osp.isfile(path):
+        return 'no such file'
+    with open(path, 'rb') as f:
+        head = f.read(2)
+    # torch writes zip archives; their directory is at the end, so a truncated one is not valid.
+    if not head or head == b'PK' and not zipfile.is_zipfile(path):
+        return 'truncated checkpoint'
+
+
+def _advice(path):
+    if 'data/miniature' in path.replace('\\', '/'):
+        return 'run `make data`'
+    if path.endswith(('.pth', '.pt', '.bin', '.safetensors', '.pkl')):
+        return 'put the checkpoint there, or name another with --cfg-options KEY=PATH'
+    if 'data/coco' in path.replace('\\', '/'):
+        return 'put COCO 2017 there (see README.md), or override the key with --cfg-options'
+    return 'put the data set there, or override the key (or data_root) with --cfg-options'

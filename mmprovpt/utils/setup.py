@@ -1,0 +1,117 @@
+"""What tools/train.py and tools/test.py share: options, and running configs for GPUs on CPU."""
+import argparse
+import json
+import os
+import os.path as osp
+import shutil
+import sys
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .preflight import ConfigError
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--work-dir', help='the directory for logs and results')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or key=a,b, without spaces')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='job launcher')
+    # torch.distributed.launch passes it; torchrun sets the environment variable instead.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args) -> Config:
+    """The config with command-line overrides.
+
+    Its work_dir is --work-dir, or else its own, or else work_dirs/<name of the file>.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise ConfigError(
+            f'no such config file: {args.config} (looked for: {osp.abspath(args.config)})')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner, on CPU too; where that fails, leave no new work directory behind."""
+    if get_device() == 'cpu':
+        adapt_to_cpu(cfg)
+    existed = osp.exists(cfg.work_dir)
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(cfg.work_dir, ignore_errors=True)
+        raise
+
+
+def adapt_to_cpu(cfg: Config) -> None:
+    """Change, in place, what stops a config on CPU: SyncBN, NCCL and DDP's device_ids.
+
+    Raises:
+        ConfigError: For launchers other than torchrun.
+    """
+    sync_bn_to_bn(cfg.get('model'))
+    if cfg.get('launcher', 'none') == 'none':
+        return
+    if cfg.launcher != 'pytorch':
+        raise ConfigError(f'--launcher {cfg.launcher} needs GPUs, and none is available; '
+                          'several processes on CPU: tools/dist_train.sh CONFIG NUMBER')
+    # MMEngine would select a CUDA device first; it leaves alone what is started already.
+    if not torch.distributed.is_initialized():
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        torch.distributed.init_process_group(
+            'gloo', timeout=timedelta(seconds=cfg.env_cfg.dist_cfg.get('timeout', 1800)))
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def sync_bn_to_bn(node) -> None:
+    """Replace ``type='SyncBN'`` by ``type='BN'`` throughout a config, in place.
+
+    MMEngine does that to the built model, but only for one process.
+    """
+    if isinstance(node, dict):
+        if str(node.get('type')).split('.')[-1] in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            sync_bn_to_bn(value)
+
+
+@contextmanager
+def user_errors():
+    """End the program with a message instead of a traceback for mistakes in configs and data."""
+    try:
+        yield
+    except ConfigError as error:
+        message = f'error: {error}'
+    except json.JSONDecodeError as error:
+        message = (f'error: an annotation file is corrupt ({error}): fetch or generate again what '
+                   'the ann_file keys of the config name')
+    else:
+        return
+    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
+    sys.exit(message if rank == '0' else 1)

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version():
+    # Read, not imported: importing mmprovpt needs torch.
+    scope = {}
+    exec((HERE / 'mmprovpt' / 'version.py').read_text(), scope)
+    return scope['__version__']
+
+
+def requirements(name):
+    """The lines of requirements/<name>, with those of the files that it includes."""
+    lines = []
+    for line in (HERE / 'requirements' / name).read_text().splitlines():
+        line = line.split('#')[0].strip()
+        if line.startswith('-r '):
+            lines += requirements(line[3:].strip())
+        elif line:
+            lines.append(line)
+    return lines
+
+
+extras = {name: requirements(f'{name}.txt') for name in ('det', 'seg', 'cls', 'tests')}
+extras['all'] = sorted({line for name in ('det', 'seg', 'cls') for line in extras[name]})
+
+setup(
+    name='mmprovpt',
+    version=version(),
+    description='Visual prompt tuning whose prompts move between blocks, for MMDetection, '
+    'MMSegmentation, MMPretrain and timm',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmprovpt', 'mmprovpt.*']),
+    python_requires='>=3.10',
+    # The OpenMMLab packages are not here: two families of distributions provide them under the
+    # same import names, and one over the other breaks both. The extras bring the OneDL family.
+    install_requires=['matplotlib', 'numpy', 'timm>=1.0', 'torch>=2.0'],
+    extras_require=extras,
+)

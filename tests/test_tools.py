@@ -1,0 +1,215 @@
+"""The command-line tools, on a toy model of a second or two."""
+import importlib.util
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmprovpt.utils.setup import sync_bn_to_bn, user_errors
+
+ROOT = Path(__file__).parents[1]
+
+TOY = """
+import os
+import torch
+from mmcv.cnn import build_norm_layer
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+
+@MODELS.register_module()
+class Toy(BaseModel):
+    def __init__(self, norm_cfg):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 2, 1)
+        self.norm = build_norm_layer(norm_cfg, 2)[1]
+
+    def forward(self, x, mode):
+        open('rank' + os.environ.get('RANK', ''), 'w').close()
+        y = self.norm(self.conv(torch.stack(x)))
+        return dict(loss=y.mean()) if mode == 'loss' else list(y)
+
+@DATASETS.register_module()
+class Ones(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return dict(x=torch.full((1, 2, 2), float(i)))
+
+@METRICS.register_module()
+class Number(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return dict(number=float(len(results)))
+"""
+CONFIG = """
+custom_imports = dict(imports=['toy'])
+model = dict(type='Toy', norm_cfg=dict(type='SyncBN'))
+train_dataloader = dict(batch_size=2, dataset=dict(type='Ones'), sampler=dict(type='DefaultSampler', shuffle=True))
+test_dataloader = dict(batch_size=2, dataset=dict(type='Ones'), sampler=dict(type='DefaultSampler', shuffle=False))
+test_evaluator = dict(type='Number')
+test_cfg = dict()
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A directory with the toy, to run tools in."""
+    (tmp_path / 'toy.py').write_text(TOY)
+    (tmp_path / 'config.py').write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Call a tool in this process, which saves importing torch again."""
+
+    def call(tool, *args):
+        spec = importlib.util.spec_from_file_location(f'tools_{tool}', ROOT / f'tools/{tool}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        module.main()
+
+    return call
+
+
+def run(cwd, *command, **env):
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': f'{ROOT}:{cwd}', 'PYTHON': sys.executable,
+             'CUDA_VISIBLE_DEVICES': '', **env})
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_help(tool, call, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(tool, '--help')
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    for option in ('--work-dir', '--cfg-options', '--launcher'):
+        assert option in text
+
+
+def test_two_processes_then_resume_then_test(toy, call):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    # SyncBN, NCCL and DDP's device_ids all fail on CPU.
+    result = run(toy, ROOT / 'tools/dist_train.sh', 'config.py', 2, PORT=str(port))
+    assert result.returncode == 0, result.stderr
+    assert (toy / 'rank0').exists() and (toy / 'rank1').exists()
+    checkpoint = toy / 'work_dirs/config/epoch_1.pth'
+    assert torch.load(checkpoint, weights_only=False)['meta']['iter'] == 2
+
+    call('train', 'config.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    resumed = torch.load(toy / 'work_dirs/config/epoch_2.pth', weights_only=False)
+    assert resumed['meta']['epoch'] == 2 and resumed['meta']['iter'] == 6
+    assert resumed['state_dict']['norm.num_batches_tracked'] == 6
+
+    call('test', 'config.py', checkpoint, '--work-dir', 'tested', '--out', 'dump.pkl')
+    assert len(pickle.loads((toy / 'dump.pkl').read_bytes())) == 8
+    log, = (toy / 'tested').glob('*/*.json')
+    assert json.loads(log.read_text())['number'] == 8
+
+
+@pytest.mark.parametrize('args, message', [
+    (['no.py'], 'error: no such config file: no.py (looked for: '),
+    (['config.py', '--resume', 'no.pth'], "load_from = 'no.pth': no such file"),
+    (['config.py', '--amp'], 'error: mixed precision (--amp, AmpOptimWrapper) needs a GPU'),
+    (['config.py', '--auto-scale-lr'], 'error: --auto-scale-lr needs auto_scale_lr=dict('),
+    (['config.py', '--launcher', 'slurm'], 'error: --launcher slurm needs GPUs'),
+])
+@pytest.mark.skipif(torch.cuda.is_available(), reason='messages for machines without a GPU')
+def test_mistakes_end_with_a_message(toy, call, args, message):
+    with pytest.raises(SystemExit) as stop:  # Python prints its argument and exits with 1
+        call('train', *args)
+    assert message in stop.value.code
+    assert not (toy / 'work_dirs').exists()
+
+
+def test_only_the_first_rank_prints_the_message(toy, call, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit) as stop:
+        call('train', 'no.py')
+    assert stop.value.code == 1
+
+
+def test_corrupt_annotations_end_with_a_message():
+    with pytest.raises(SystemExit) as stop, user_errors():
+        json.loads('{"images": [1,,]}')
+    assert 'error: an annotation file is corrupt (Expecting value' in stop.value.code
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--out', 'a.json'], '--out a.json: the name must end with .pkl or .pickle'),
+    (['--tta'], '--tta needs tta_model and tta_pipeline in the config'),
+    (['--show'], 'need default_hooks.visualization in the config'),
+    ([], "load_from = 'a.pth': no such file"),
+])
+def test_mistakes_in_testing(toy, call, args, message):
+    with pytest.raises(SystemExit) as stop:
+        call('test', 'config.py', 'a.pth', *args)
+    assert message in stop.value.code
+
+
+def test_failed_build_leaves_nothing_behind(toy, call):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        call('train', 'config.py', '--cfg-options', 'model.colour=red')
+    assert not (toy / 'work_dirs/config').exists()
+
+
+def test_failed_build_keeps_an_old_work_dir(toy, call):
+    (toy / 'old').mkdir()
+    (toy / 'old/epoch_1.pth').touch()
+    with pytest.raises(TypeError):
+        # MMEngine names its loggers after the second; the test before may be in the same one.
+        call('train', 'config.py', '--work-dir', 'old',
+             '--cfg-options', 'model.colour=red', 'experiment_name=old')
+    assert (toy / 'old/epoch_1.pth').exists()
+
+
+def test_sync_bn_to_bn():
+    cfg = Config(dict(model=dict(
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        heads=[dict(norm_cfg=dict(type='mmcv.SyncBN')), dict(norm_cfg=dict(type='LN'))])))
+    sync_bn_to_bn(cfg.model)
+    assert cfg.model.norm_cfg == dict(type='BN', requires_grad=True)
+    assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN', 'LN']
+
+
+@pytest.mark.parametrize('target, expected', [
+    ('demo', 'tools/train.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --work-dir work_dirs/demo'),
+    ('test', 'pytest'), ('lint', 'ruff check')])
+def test_make_sets_up_first(target, expected):
+    result = run(ROOT, 'make', '-n', target, 'VENV=nowhere')
+    assert result.returncode == 0, result.stderr
+    stages = ['-m venv nowhere', '-r requirements/torch.txt', '-r requirements/mmcv.txt', "-e '.[all,tests]'"]
+    positions = [result.stdout.index(part) for part in [*stages, expected]]
+    assert positions == sorted(positions)
+
+
+def test_make_refuses_an_unsupported_python(tmp_path):
+    fake = tmp_path / 'python9'
+    fake.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2"\n')
+    fake.chmod(0o755)
+    result = run(ROOT, 'make', 'setup', f'PYTHON={fake}', f'VENV={tmp_path}/venv')
+    assert result.returncode != 0
+    assert 'is Python 3.9, but OneDL mmcv supports 3.10 to 3.12' in result.stderr
+    assert not (tmp_path / 'venv').exists()

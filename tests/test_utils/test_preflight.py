@@ -1,0 +1,128 @@
+"""Every message says what was given, where it was looked for and what to do."""
+import json
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmprovpt.utils import ConfigError, check_config, preflight
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    """A complete config and its files, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs('data/coco/train')
+    with open('data/coco/train.json', 'w') as f:
+        json.dump(dict(images=[], annotations=[], categories=[]), f)
+    torch.save(dict(a=torch.zeros(9)), 'weights.pth')
+    dataset = dict(
+        type='CocoDataset', data_root='data/coco/', ann_file='train.json', data_prefix=dict(img='train/'))
+    return Config(dict(
+        train_dataloader=dict(dataset=dataset),
+        val_dataloader=dict(dataset=dict(dataset, test_mode=True)),
+        val_evaluator=dict(type='CocoMetric', ann_file='data/coco/train.json'),
+        load_from=None,
+        model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='weights.pth')))))
+
+
+def message(cfg, *phases):
+    with pytest.raises(ConfigError) as error:
+        check_config(cfg, *phases)
+    return str(error.value)
+
+
+def test_complete(coco):
+    check_config(coco)
+
+
+def test_everything_missing_is_one_error(coco, tmp_path):
+    coco.train_dataloader.dataset.data_prefix.img = 'nowhere/'
+    coco.train_dataloader.dataset.ann_file = 'no.json'
+    coco.load_from = 'no.pth'
+    coco.model.backbone.init_cfg.checkpoint = 'lost.pth'
+    assert message(coco) == f"""\
+the config names files that cannot be used:
+  train_dataloader.dataset.data_prefix.img = 'nowhere/': no such directory
+    looked for: {tmp_path}/data/coco/nowhere
+    what to do: put COCO 2017 there (see README.md), or override the key with --cfg-options
+  train_dataloader.dataset.ann_file = 'no.json': no such file
+    looked for: {tmp_path}/data/coco/no.json
+    what to do: put COCO 2017 there (see README.md), or override the key with --cfg-options
+  load_from = 'no.pth': no such file
+    looked for: {tmp_path}/no.pth
+    what to do: put the checkpoint there, or name another with --cfg-options KEY=PATH
+  model.backbone.init_cfg.checkpoint = 'lost.pth': no such file
+    looked for: {tmp_path}/lost.pth
+    what to do: put the checkpoint there, or name another with --cfg-options KEY=PATH"""
+
+
+def test_miniature_is_made_by_make(coco):
+    coco.train_dataloader.dataset.data_root = 'data/miniature'
+    assert 'what to do: run `make data`' in message(coco)
+
+
+def test_only_the_phases_in_question(coco):
+    coco.test_dataloader = dict(dataset=dict(data_root='nowhere', ann_file='a.json'))
+    coco.model.backbone.init_cfg.checkpoint = 'lost.pth'
+    assert 'test_dataloader' not in message(coco)
+    assert 'lost.pth' not in message(coco, ('test',))
+
+
+def test_nested_data_sets(coco):
+    inner = coco.train_dataloader.dataset.copy()
+    inner.ann_file = 'no.json'
+    coco.train_dataloader.dataset = dict(
+        type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[inner]))
+    assert "train_dataloader.dataset.dataset.datasets.0.ann_file = 'no.json'" in message(coco)
+
+
+@pytest.mark.parametrize('content, reason', [
+    ('', 'the file is empty'),
+    ('{"images": [1, 2', 'corrupt JSON'),
+    ('{"images": [1,, 2]}', 'corrupt JSON'),
+    ('{"images": [], "annotations": []}', 'not in COCO format, categories missing'),
+    ('[]', 'not in COCO format, images and categories and annotations missing'),
+])
+def test_bad_annotation_file(coco, content, reason):
+    with open('data/coco/train.json', 'w') as f:
+        f.write(content)
+    assert f"train_dataloader.dataset.ann_file = 'train.json': {reason}" in message(coco)
+
+
+def test_large_annotation_file_is_not_parsed(coco, monkeypatch):
+    monkeypatch.setattr(preflight, '_PARSE_LIMIT', 100)
+    with open('data/coco/train.json', 'w') as f:
+        f.write(' {"images": [,,], ' + ' ' * 100 + '"annotations": []}\n')
+    check_config(coco)
+    with open('data/coco/train.json', 'a') as f:
+        f.write('{"cut')
+    assert 'truncated or corrupt JSON' in message(coco)
+
+
+def test_images_to_test_need_no_annotations(coco):
+    with open('data/coco/train.json', 'w') as f:
+        json.dump(dict(images=[], categories=[]), f)
+    assert 'val_dataloader' not in message(coco)
+
+
+@pytest.mark.parametrize('size', [0, 200])
+def test_truncated_checkpoint(coco, size):
+    os.truncate('weights.pth', size)
+    assert "init_cfg.checkpoint = 'weights.pth': truncated checkpoint" in message(coco)
+
+
+@pytest.mark.parametrize('url', ['https://a.b/c.pth', 'torchvision://resnet50', 's3:bucket/c.pth'])
+def test_urls_are_left_alone(coco, url):
+    coco.model.backbone.init_cfg.checkpoint = coco.load_from = url
+    coco.model.pretrained = url
+    coco.train_dataloader.dataset.data_root = url
+    check_config(coco)
+
+
+def test_root_alone(coco):
+    coco.train_dataloader.dataset = dict(type='Flowers102', data_root='nowhere')
+    assert "train_dataloader.dataset.data_root = 'nowhere': no such directory" in message(coco)
+    coco.train_dataloader.dataset.type = 'mmpretrain.CIFAR10'  # downloads
+    check_config(coco)

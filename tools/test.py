@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint with a config of MMDetection, MMSegmentation or MMPretrain."""
+import argparse
+
+from mmengine.config import ConfigDict
+
+import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.utils.preflight import ConfigError, check_config
+from mmprovpt.utils.setup import add_common_options, build_runner, load_config, user_errors
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='PKL', help='dump the predictions to this pickle file')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='save painted images there')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds between two images of --show')
+    parser.add_argument(
+        '--tta', action='store_true', help='augment test images, as tta_model and tta_pipeline say')
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def dump_predictions(cfg, path):
+    """Add a metric that writes all predictions to ``path``."""
+    if not path.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out {path}: the name must end with .pkl or .pickle')
+    # MMDetection's own encodes masks.
+    kind = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=path)]
+
+
+def visualize(cfg, show, show_dir, wait_time):
+    """Switch on the visualization hook; each codebase has its own names for that."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ConfigError('--show and --show-dir need default_hooks.visualization in the config')
+    scope = cfg.get('default_scope')
+    hook['enable' if scope == 'mmpretrain' else 'draw'] = True
+    hook.update(show=show, wait_time=wait_time)
+    if show_dir and scope == 'mmseg':
+        cfg.visualizer['save_dir'] = show_dir
+    elif show_dir:
+        hook['out_dir' if scope == 'mmpretrain' else 'test_out_dir'] = show_dir
+
+
+def augment_tests(cfg):
+    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if missing:
+        raise ConfigError(f'--tta needs {" and ".join(missing)} in the config')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+@user_errors()
+def main():
+    args = parse_args()
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.out:
+        dump_predictions(cfg, args.out)
+    if args.show or args.show_dir:
+        visualize(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        augment_tests(cfg)
+    check_config(cfg, ('test',))
+    build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    main()
