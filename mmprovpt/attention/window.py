@@ -2,6 +2,7 @@
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .reader import prompt_keys_values, split_heads
@@ -25,21 +26,20 @@ class PromptedWindowAttention:
         prompts = self.prompt_reader.read()
         if prompts is None:
             return super().forward(x, mask)
-        num_tokens = x.shape[1]
         q, k, v = split_heads(self.qkv(x), self.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
             prompts, self.qkv.weight, self.qkv.bias, self.num_heads, len(x))
-        q = q * self.scale
-        logits = q @ k.transpose(-2, -1) + self._position_bias(num_tokens)
+        bias = self._position_bias(x.shape[1])
         if mask is not None:
-            logits = (logits.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
-        logits = torch.cat([logits, q @ prompt_k.transpose(-2, -1)], -1)
-        attn = self.attn_drop(logits.softmax(-1))
-        # Two products instead of one spare a copy of all values.
-        out = attn[..., :num_tokens] @ v + attn[..., num_tokens:] @ prompt_v
+            bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
+        # Fused: upstream's written-out softmax would keep all logits for backward.
+        out = F.scaled_dot_product_attention(
+            q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2),
+            attn_mask=F.pad(bias, (0, prompt_k.shape[2])).to(q),
+            dropout_p=self.attn_drop.p if self.training else 0., scale=self.scale)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
     def _position_bias(self, num_tokens: int) -> Tensor:
-        """(num_heads, N, N)."""
+        """(1, num_heads, N, N)."""
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        return bias.unflatten(0, (num_tokens, num_tokens)).permute(2, 0, 1)
+        return bias.unflatten(0, (num_tokens, num_tokens)).permute(2, 0, 1)[None]
