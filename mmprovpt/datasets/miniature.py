@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A miniature instance segmentation data set, made on the spot from what scikit-learn bundles.
+
+Handwritten digits (`load_digits`) are pasted on crops of two photographs (`load_sample_images`).
+The result is an ordinary COCO data set: JPEG files and annotations with run-length masks.
+
+Training and validation share nothing: every fifth digit sample and the right part of the
+photographs belong to validation. Every image draws from a generator seeded by (seed, split, image
+number), so the same bytes come out each time and image 3 does not depend on how many follow it.
+"""
+import functools
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+# scikit-learn is imported where it is needed: finding the data complete must not take as long as
+# that import.
+
+CLASSES = tuple('0123456789')
+SPLITS = ('train', 'val')
+MANIFEST = 'miniature.json'
+
+_VERSION = 1  # raise it when the same parameters give other bytes
+_SPLIT_COLUMN = 440  # photographs are 640 px wide; train crops lie left of this column
+_VAL_EVERY = 5
+_INK = 6.  # of 16 grey levels: from here on an upscaled pixel is digit
+_MIN_VISIBLE = 0.6  # no digit may lose more than the rest to the digits pasted over it
+_TRIES = 20
+
+
+class Scene(NamedTuple):
+    """One image with its instances.
+
+    Attributes:
+        image (np.ndarray): RGB, uint8, shape (H, W, 3).
+        masks (np.ndarray): Visible pixels of each instance, bool, shape (N, H, W). They are
+            disjoint, as later digits hide earlier ones.
+        labels (np.ndarray): Class index of each instance, int64, shape (N,).
+    """
+    image: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+
+
+@functools.cache
+def load_digit_images(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Load the digits of one split.
+
+    Args:
+        split (str): 'train' or 'val'.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Grey levels 0..16, float32, shape (N, 8, 8), and class
+        indices, int64, shape (N,).
+
+    Raises:
+        ValueError: If the split has another name.
+    """
+    from sklearn.datasets import load_digits
+    _check_split(split)
+    digits = load_digits()
+    is_val = np.arange(len(digits.target)) % _VAL_EVERY == 0
+    chosen = is_val if split == 'val' else ~is_val
+    return digits.images[chosen].astype(np.float32), digits.target[chosen].astype(np.int64)
+
+
+@functools.cache
+def load_backgrounds(split: str) -> tuple[np.ndarray, ...]:
+    """Load that part of each bundled photograph which belongs to one split.
+
+    Args:
+        split (str): 'train' or 'val'.
+
+    Returns:
+        tuple[np.ndarray]: RGB images, uint8, shape (427, 440, 3) for train and (427, 200, 3) for
+        val.
+
+    Raises:
+        ValueError: If the split has another name.
+    """
+    from sklearn.datasets import load_sample_images
+    _check_split(split)
+    columns = slice(None, _SPLIT_COLUMN) if split == 'train' else slice(_SPLIT_COLUMN, None)
+    return tuple(photo[:, columns] for photo in load_sample_images().images)
+
+
+def compose_scene(rng: np.random.Generator,
+                  split: str,
+                  size: tuple[int, int] = (160, 128),
+                  num_digits: tuple[int, int] = (2, 4),
+                  digit_size: tuple[int, int] = (28, 60)) -> Scene:
+    """Paste a few digits on a crop of a photograph.
+
+    Args:
+        rng (np.random.Generator): The only source of chance.
+        split (str): 'train' or 'val'; where digits and photographs are taken from.
+        size (tuple[int, int]): Width and height of the image, in px.
+        num_digits (tuple[int, int]): Least and greatest number of digits. A digit that finds no
+            place without hiding others is left out, but never the first.
+        digit_size (tuple[int, int]): Least and greatest side of the square that a digit's 8x8 grid
+            is scaled to, in px; it must not exceed the image.
+
+    Returns:
+        Scene: The image with its instances, at least one.
+
+    Raises:
+        ValueError: If the split has another name, or a digit would not fit in the image.
+    """
+    if digit_size[1] > min(size):
+        raise ValueError(f'digit_size {digit_size} does not fit in an image of {size} px; '
+                         f'make the digits at most {min(size)} px')
+    image = _crop_background(rng, load_backgrounds(split), size)
+    grids, targets = load_digit_images(split)
+    masks, areas, labels = [], [], []
+    for _ in range(rng.integers(num_digits[0], num_digits[1] + 1)):
+        chosen = rng.integers(len(grids))
+        ink = _draw_digit(grids[chosen], rng.integers(digit_size[0], digit_size[1] + 1))
+        mask = _find_place(rng, ink > _INK, masks, areas, size)
+        if mask is None:
+            continue
+        for earlier in masks:
+            earlier &= ~mask
+        image[mask] = _choose_colour(rng, image, mask)
+        masks.append(mask)
+        areas.append(mask.sum())
+        labels.append(targets[chosen])
+    return Scene(image, np.stack(masks), np.asarray(labels, dtype=np.int64))
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f'split must be one of {SPLITS}, but got {split!r}')
+
+
+def _crop_background(rng, photos, size):
+    """Crop a random part, up to 1.25 times too large, of a random photograph; maybe mirror it."""
+    photo = photos[rng.integers(len(photos))]
+    scale = rng.uniform(1, 1.25)
+    width, height = (min(round(side * scale), limit)
+                     for side, limit in zip(size, photo.shape[1::-1], strict=True))
+    left = rng.integers(photo.shape[1] - width + 1)
+    top = rng.integers(photo.shape[0] - height + 1)
+    crop = Image.fromarray(photo[top:top + height, left:left + width])
+    image = np.array(crop.resize(size, Image.Resampling.BILINEAR))
+    return image[:, ::-1].copy() if rng.random() < 0.5 else image
+
+
+def _draw_digit(grid, side):
+    """Upscale an 8x8 grid smoothly to (side, side) and cut away the empty border."""
+    side = int(side)
+    # The blank frame keeps strokes on the border of the grid round instead of cut off.
+    framed = Image.fromarray(np.pad(grid, 1))
+    ink = np.array(framed.resize((side * 10 // 8, side * 10 // 8), Image.Resampling.BICUBIC))
+    rows, columns = (np.flatnonzero((ink > _INK).any(axis)) for axis in (1, 0))
+    ink = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return ink[:side, :side]
+
+
+def _find_place(rng, shape, masks, areas, size):
+    """Return `shape` somewhere on an empty canvas where all earlier digits stay visible."""
+    for _ in range(_TRIES):
+        left = rng.integers(size[0] - shape.shape[1] + 1)
+        top = rng.integers(size[1] - shape.shape[0] + 1)
+        mask = np.zeros(size[::-1], dtype=bool)
+        mask[top:top + shape.shape[0], left:left + shape.shape[1]] = shape
+        if all((earlier & ~mask).sum() >= _MIN_VISIBLE * area
+               for earlier, area in zip(masks, areas, strict=True)):
+            return mask
+    return None
+
+
+def _choose_colour(rng, image, mask):
+    """Of six random colours return the one farthest from what the digit will cover."""
+    colours = rng.integers(0, 256, size=(6, 3))
+    distance = np.abs(colours - image[mask].mean(0)).sum(1)
+    return colours[distance.argmax()].astype(np.uint8)
+
+
+def build_miniature(out: os.PathLike,
+                    num_train: int = 128,
+                    num_val: int = 40,
+                    size: tuple[int, int] = (160, 128),
+                    seed: int = 0,
+                    progress: Callable[[int, int], None] | None = None) -> bool:
+    """Write the data set, unless it is there already.
+
+    The layout is `annotations/instances_{train,val}.json`, `{train,val}/*.jpg` and
+    `miniature.json`, which says how it was made and holds each file's hash. Everything is written
+    to a temporary directory beside `out`, which is renamed at the end: `out`
+    is either complete or not there. A damaged data set is replaced as a whole.
+
+    Args:
+        out (path): Where the data set shall be.
+        num_train (int): Number of training images.
+        num_val (int): Number of validation images.
+        size (tuple[int, int]): Width and height of the images, in px.
+        seed (int): Seed; another one gives other scenes from the same digits and photographs.
+        progress (callable, optional): Called with (images done, images in all).
+
+    Returns:
+        bool: Whether anything was written.
+
+    Raises:
+        ValueError: If a number of images is not positive.
+        FileExistsError: If `out` is not empty and holds no miniature data set.
+    """
+    out = Path(out)
+    counts = dict(train=num_train, val=num_val)
+    if min(counts.values()) < 1:
+        raise ValueError(f'each split needs at least one image, but got {counts}')
+    parameters = dict(version=_VERSION, counts=counts, size=list(size), seed=seed)
+    if not find_damage(out, parameters):
+        return False
+    if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f'{out} exists and is no miniature data set (it has no {MANIFEST}); '
+                              'move it away or choose another place')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
+    try:
+        # mkdtemp makes it private; the data set shall have the permissions of any new directory.
+        building.chmod(0o777 & ~_umask())
+        done = itertools.count(1)
+        for split in SPLITS:
+            for _ in _write_split(building, split, counts[split], size, seed):
+                if progress is not None:
+                    progress(next(done), num_train + num_val)
+        _write_json(building / MANIFEST, dict(parameters=parameters, sha256=_hash_files(building)))
+        _swap_in(building, out, parameters)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return True
+
+
+def find_damage(root: os.PathLike, parameters: dict | None = None) -> list[str]:
+    """Say what keeps a directory from being a complete miniature data set.
+
+    Args:
+        root (path): The directory.
+        parameters (dict, optional): What the manifest must say; None takes what it says.
+
+    Returns:
+        list[str]: One sentence per fault; empty if the data set is complete.
+    """
+    root = Path(root)
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        expected = manifest['sha256']
+    except FileNotFoundError:
+        return [f'{root / MANIFEST} is missing']
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        return [f'{root / MANIFEST} cannot be read: {error!r}']
+    if parameters is not None and manifest.get('parameters') != parameters:
+        return [f'{root} was made with {manifest.get("parameters")}, not with {parameters}']
+    found = _hash_files(root)
+    faults = [f'{root / name} is missing' for name in expected if name not in found]
+    return faults + [f'{root / name} is not as it was written' for name, digest in expected.items()
+                     if found.get(name, digest) != digest]
+
+
+def _write_split(root, split, count, size, seed):
+    """Write images and annotations of one split; yield after each image."""
+    (root / split).mkdir()
+    (root / 'annotations').mkdir(exist_ok=True)
+    images, annotations = [], []
+    for number in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index(split), number])
+        scene = compose_scene(rng, split, size)
+        name = f'{number + 1:06d}.jpg'
+        Image.fromarray(scene.image).save(root / split / name, quality=92)
+        images.append(dict(id=number + 1, file_name=name, width=size[0], height=size[1]))
+        for mask, label in zip(scene.masks, scene.labels, strict=True):
+            annotations.append(dict(id=len(annotations) + 1, image_id=number + 1,
+                                    **_annotate(mask, int(label))))
+        yield
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    info = dict(description='handwritten digits on photographs, both bundled with scikit-learn')
+    _write_json(root / 'annotations' / f'instances_{split}.json',
+                dict(info=info, images=images, annotations=annotations, categories=categories))
+
+
+def _annotate(mask, label):
+    """Describe one visible mask, bool (H, W), in COCO's terms; the box is [x, y, w, h] in px."""
+    from pycocotools import mask as coco_mask
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return dict(category_id=label + 1, iscrowd=0, area=float(coco_mask.area(rle)),
+                bbox=coco_mask.toBbox(rle).tolist(),
+                segmentation=dict(size=list(rle['size']), counts=rle['counts'].decode()))
+
+
+def _write_json(path, content):
+    path.write_text(json.dumps(content, separators=(',', ':')))
+
+
+def _hash_files(root):
+    """Map each data file's path under `root` to its SHA-256."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in ('annotations', *SPLITS) for path in sorted((root / folder).glob('*'))
+    }
+
+
+def _swap_in(building, out, parameters):
+    """Give the finished directory its name, unless another process has just done the same."""
+    if not find_damage(out, parameters):
+        return
+    if out.exists():
+        retired = building.with_name(building.name + '-old')
+        out.rename(retired)
+        shutil.rmtree(retired)
+    try:
+        building.rename(out)
+    except OSError:
+        if find_damage(out, parameters):
+            raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the embedded COCO-format data set; at once done if it is there already.
+
+    python tools/dataset_converters/miniature_coco.py --out data/miniature
+"""
+import argparse
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+
+
+def load_miniature():
+    """Load `mmprovpt.datasets.miniature` alone: the package would import torch, for seconds."""
+    path = Path(__file__).resolve().parents[2] / 'mmprovpt/datasets/miniature.py'
+    spec = importlib.util.spec_from_file_location('miniature', path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def show_progress(done, total):
+    """Draw a bar; where nobody watches, print its end only."""
+    if sys.stderr.isatty() or done == total:
+        bar = '#' * (30 * done // total)
+        print(f'\r[{bar:<30}] {done}/{total} images', end='\n' if done == total else '',
+              file=sys.stderr, flush=True)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Write the embedded COCO-format data set')
+    parser.add_argument('--out', type=Path, default=Path('data/miniature'),
+                        help='directory of the data set (default: %(default)s)')
+    parser.add_argument('--num-train', type=int, default=128, help='training images')
+    parser.add_argument('--num-val', type=int, default=40, help='validation images')
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    # Being terminated shall clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        written = load_miniature().build_miniature(
+            args.out, args.num_train, args.num_val, seed=args.seed, progress=show_progress)
+    except (ValueError, FileExistsError) as error:
+        sys.exit(f'error: {error}')
+    print(f'{args.out}: ' + ('written' if written else 'complete, nothing to do'))
+
+
+if __name__ == '__main__':
+    main()
