@@ -2,7 +2,6 @@
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .reader import prompt_keys_values, split_heads
@@ -19,12 +18,16 @@ class PromptedMultiheadAttention:
         q, k, v = split_heads(self.qkv(x), self.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
             prompts, self.qkv.weight, self.qkv.bias, self.num_heads, len(x))
-        out = self.scaled_dot_product_attention(
-            q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2),
-            dropout_p=self.attn_drop if self.training else 0.)
+        out = self.prompt_reader.attend(
+            q, k, v, prompt_k, prompt_v, self._logit_scale(), dropout_p=self.attn_drop if self.training else 0.)
         out = self.proj(out.transpose(1, 2).flatten(2))
         out = self.out_drop(self.gamma1(self.proj_drop(out)))
         return v.squeeze(1) + out if self.v_shortcut else out
+
+    def _logit_scale(self) -> float:
+        # With qk_scale given, upstream divides by the scale that it means to multiply by.
+        given = getattr(self.scaled_dot_product_attention, 'keywords', {}).get('scale')
+        return self.head_dims**-0.5 if given is None else 1 / given
 
 
 class PromptedTIMMAttention:
@@ -47,12 +50,9 @@ class PromptedTIMMAttention:
         q, k, v = split_heads(self.qkv(x), self.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
             prompts, self.qkv.weight, self.qkv.bias, self.num_heads, len(x))
-        q, k, v = self.q_norm(q), self.k_norm(torch.cat([k, prompt_k], 2)), torch.cat([v, prompt_v], 2)
-        if attn_mask is not None:
-            # A boolean mask says who may be read, a floating one is added to the logits.
-            attn_mask = F.pad(attn_mask, (0, prompt_k.shape[2]), value=attn_mask.dtype == torch.bool)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=attn_mask, dropout_p=self.attn_drop.p if self.training else 0., scale=self.scale)
+        out = self.prompt_reader.attend(
+            self.q_norm(q), self.k_norm(k), v, self.k_norm(prompt_k), prompt_v, self.scale, attn_mask,
+            self.attn_drop.p if self.training else 0.)
         # 'norm' (scale_norm) and 'gate' exist in some versions only.
         out = getattr(self, 'norm', torch.nn.Identity())(out.transpose(1, 2).flatten(2))
         if getattr(self, 'gate', None) is not None:

@@ -1,7 +1,6 @@
 """``mmcv.cnn.bricks.transformer.MultiheadAttention``, a wrapper of ``torch.nn.MultiheadAttention`` (mmseg ViT)."""
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,9 +28,8 @@ class PromptedMMCVAttention:
         q, k, v = split_heads(F.linear(query, mha.in_proj_weight, mha.in_proj_bias), mha.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
             prompts, mha.in_proj_weight, mha.in_proj_bias, mha.num_heads, len(query))
-        out = F.scaled_dot_product_attention(
-            q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2),
-            dropout_p=mha.dropout if mha.training else 0.)
+        out = self.prompt_reader.attend(
+            q, k, v, prompt_k, prompt_v, q.shape[-1]**-0.5, dropout_p=mha.dropout if mha.training else 0.)
         out = mha.out_proj(out.transpose(1, 2).flatten(2))
         identity = query if identity is None else identity
         return identity + self.dropout_layer(self.proj_drop(out))

@@ -1,6 +1,7 @@
 """What every attention class shares: how it gets the rows of its block, and turns them into keys and values."""
 from typing import Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,8 +38,46 @@ class PromptReader:
             has its own (in training, with prompt dropout).
         """
         rows = self.pool.read(self.block, self.batch_size)
+        if rows is None:
+            return None
         # .forward: our own reading is not to be observed as the block's input.
-        return None if rows is None else self.norm.forward(rows)
+        rows = self.norm.forward(rows)
+        if self.pool.observer is not None:
+            self.pool.observer.watch_rows(self.block, rows, self.norm)
+        return rows
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, scale: float,
+               mask: Optional[Tensor] = None, dropout_p: float = 0.) -> Tensor:
+        """Attention to tokens and prompts: softmax(scale q [k; prompt_k]ᵀ + mask) [v; prompt_v].
+
+        Args:
+            q, k, v: (B', num_heads, N, d); B' counts samples, or windows of samples, batch-major.
+            prompt_k, prompt_v: (B', num_heads, n, d).
+            scale: Of the logits.
+            mask: (..., N, N), boolean (True: may be read) or added to the logits. Prompts are never masked.
+            dropout_p: Of the attention weights.
+
+        Returns:
+            (B', num_heads, N, d).
+        """
+        if mask is not None:
+            mask = F.pad(mask, (0, prompt_k.shape[2]), value=mask.dtype == torch.bool)
+        gates = None
+        if self.pool.observer is not None:
+            gates = self.pool.observer.open_gates(self.block, self.batch_size, q)
+        size = q.shape[-1]
+        if gates is not None:
+            # The gates join the logits as one more channel, 1 / scale in q, 0 in k, b in prompt_k. Kernels want
+            # the number of channels to be a multiple of 8, and the same in v.
+            q = F.pad(torch.cat([q, torch.full_like(q[..., :1], 1 / scale)], -1), (0, 7))
+            k, v, prompt_v = (F.pad(x, (0, 8)) for x in (k, v, prompt_v))
+            gates = gates.repeat_interleave(len(q) // len(gates), 0).to(prompt_k)
+            gates = gates[:, None, :, None].expand(*prompt_k.shape[:-1], 1)
+            prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
+        out = F.scaled_dot_product_attention(
+            q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2),
+            attn_mask=mask, dropout_p=dropout_p, scale=scale)
+        return out[..., :size]
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,6 @@
 """Window attention of Swin: ``WindowMSA`` of mmdet, mmseg and mmpretrain, ``WindowAttention`` of timm."""
 from typing import Optional
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .reader import prompt_keys_values, split_heads
@@ -33,10 +31,8 @@ class PromptedWindowAttention:
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
         # Fused: upstream's written-out softmax would keep all logits for backward.
-        out = F.scaled_dot_product_attention(
-            q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2),
-            attn_mask=F.pad(bias, (0, prompt_k.shape[2])).to(q),
-            dropout_p=self.attn_drop.p if self.training else 0., scale=self.scale)
+        out = self.prompt_reader.attend(
+            q, k, v, prompt_k, prompt_v, self.scale, bias.to(q), self.attn_drop.p if self.training else 0.)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
     def _position_bias(self, num_tokens: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Prompt relocation inside an MMEngine Runner."""
 import math
 import os.path as osp
-from typing import Optional, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine import dist
@@ -15,15 +15,19 @@ from mmprovpt.prompts.pool import PromptPool
 from mmprovpt.registry import HOOKS
 from mmprovpt.relocation import (
     ALLOCATORS,
+    CRITERIA,
     PRUNERS,
     Move,
+    PeriodLoss,
     RelocationHistory,
     Relocator,
-    TaylorIdleness,
     build,
     check_config,
+    true_idleness,
 )
-from mmprovpt.visualization import plot_distribution
+from mmprovpt.visualization import plot_relocation, run_of
+
+from .verification import HeldBatches
 
 CHECKPOINT_KEY = 'prompt_relocation'
 
@@ -38,19 +42,28 @@ class PromptRelocationHook(Hook):
 
     Rank 0 decides and tells the others. Its choices go to ``relocations.jsonl`` (see
     :class:`~mmprovpt.relocation.RelocationHistory`) in the log directory, to the log, and as
-    scalars ``train/relocation/*`` to every visualisation backend. After training,
-    ``prompt_distribution.png`` beside it shows the distribution over the periods. Checkpoints carry
-    all that decides; a resumed run continues as if never interrupted.
+    scalars ``train/relocation/*`` to every visualisation backend. ``prompt_distribution.png`` beside
+    it shows distribution, idleness, reward and the policy's entropy over the periods. Checkpoints
+    carry all that decides; a resumed run continues as if never interrupted.
 
     Args:
         interval (int): Length of a period, >= 1.
         by_epoch (bool): Count periods in epochs, else in iterations.
         pruner (dict): Type and arguments of a class in ``mmprovpt.relocation.PRUNERS``.
         allocator (dict): Type and arguments of a class in ``mmprovpt.relocation.ALLOCATORS``; its
-            ``seed`` defaults to the runner's.
+            ``seed``, as that of the pruner, defaults to the runner's.
+        relocate_per_period (int): The most prompts that move in one period, >= 1; see
+            :class:`~mmprovpt.relocation.Relocator` for their reward. 1 is the paper.
+        loss_tail (float): In (0, 1]: the last part of a period's iterations whose mean loss enters
+            the reward; see :class:`~mmprovpt.relocation.PeriodLoss`. 1 is the paper.
+        reward_baseline (str, optional): ``'mean'`` or ``'trend'`` takes the fall of the loss that
+            is due anyway off the reward before the allocator gets it; see
+            :class:`~mmprovpt.relocation.RewardBaseline`. None is the paper.
+        draw_interval (int): Draw the figure every so many periods, >= 1, and after training; 0:
+            only then. A drawing takes about two seconds.
 
     Raises:
-        ValueError: ``interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
+        ValueError: ``interval``, ``draw_interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
             the first iteration) the model has not exactly one pool of prompts that an optimizer
             trains, or periods are counted in epochs in a loop that has none.
     """
@@ -62,14 +75,24 @@ class PromptRelocationHook(Hook):
                  interval: int = 1,
                  by_epoch: bool = True,
                  pruner: dict = dict(type='IdlenessPruner', criterion='taylor'),  # noqa: B006
-                 allocator: dict = dict(type='PPOAllocator')) -> None:  # noqa: B006
+                 allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
+                 relocate_per_period: int = 1,
+                 loss_tail: float = 1.0,
+                 reward_baseline: Optional[str] = None,
+                 draw_interval: int = 10) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(f'interval must be an int >= 1, but is {interval!r}')
+        if not isinstance(draw_interval, int) or draw_interval < 0:
+            raise ValueError(f'draw_interval must be an int >= 0, but is {draw_interval!r}')
         check_config(allocator, ALLOCATORS)
+        self.draw_interval = draw_interval
         self.interval = interval
         self.by_epoch = by_epoch
         self.history = RelocationHistory()
+        self._pruner_config = dict(pruner)
         self._pruner = build(pruner, PRUNERS)
+        self._loss_tail = loss_tail
+        self._relocator_options = dict(relocate_per_period=relocate_per_period, reward_baseline=reward_baseline)
         self._allocator = dict(allocator)
         self._boundary = 0  # epoch or iteration at which the running period began
         self.relocator: Optional[Relocator] = None  # built by before_run
@@ -87,10 +110,12 @@ class PromptRelocationHook(Hook):
                              'by_epoch=False and interval to a number of iterations')
         self._pool = find_pool(runner.model)
         self._optim_wrapper = find_optim_wrapper(runner.optim_wrapper, self._pool.tokens)
-        self._idleness = TaylorIdleness(self._pool.tokens)
+        self._pruner = build(self._pruner_config, PRUNERS, seed=runner.seed)
+        self._idleness = CRITERIA[self._pruner.criterion](self._pool)
+        self._loss = PeriodLoss(self._loss_tail, self._pool.tokens.device)
         num_blocks = self._pool.num_blocks
         allocator = build(self._allocator, ALLOCATORS, num_blocks=num_blocks, seed=runner.seed)
-        self.relocator = Relocator(num_blocks, self._pruner, allocator)
+        self.relocator = Relocator(num_blocks, self._pruner, allocator, **self._relocator_options)
 
     def before_train(self, runner: Runner) -> None:
         """Note the first distribution, once the weights are loaded."""
@@ -118,6 +143,7 @@ class PromptRelocationHook(Hook):
             raise KeyError("PromptRelocationHook needs the total loss, but train_step returned "
                            f"{None if outputs is None else list(outputs)} without 'loss'")
         self._idleness.end(outputs['loss'])
+        self._loss.add(outputs['loss'], *self._place_in_period(runner, batch_idx))
         if self._checkpoint_is_due(runner):
             self._merge_ranks()
 
@@ -132,11 +158,10 @@ class PromptRelocationHook(Hook):
         if not dist.is_main_process():
             return
         if complete:
-            _, loss, _ = self._idleness.compute()
+            idleness, (loss, _) = self._idleness.compute()[0], self._loss.compute()
             self.history.reward(self.relocator.finish(loss))
-            self._record(runner, loss, None)
-        path = osp.join(runner.log_dir, 'prompt_distribution.png')
-        plot_distribution(self.history.distributions, path)
+            self._record(runner, loss, [], self._block_means(idleness))
+        path = self._draw(runner)
         runner.logger.info(f'The prompt distribution of every period is drawn in {path}')
 
     def _period_is_over(self, runner: Runner) -> bool:
@@ -146,6 +171,13 @@ class PromptRelocationHook(Hook):
         """
         progress = runner.epoch if self.by_epoch else runner.iter
         return progress % self.interval == 0 and progress != self._boundary
+
+    def _place_in_period(self, runner: Runner, batch_idx: int) -> Tuple[int, int]:
+        """Iterations of the period before this one, and all of them, on this rank."""
+        if not self.by_epoch:
+            return runner.iter % self.interval, self.interval
+        epoch = len(runner.train_dataloader)
+        return runner.epoch % self.interval * epoch + batch_idx, self.interval * epoch
 
     def _checkpoint_is_due(self, runner: Runner) -> bool:
         """Whether this iteration ends in a checkpoint, which every rank knows alike."""
@@ -167,9 +199,10 @@ class PromptRelocationHook(Hook):
     def _merge_ranks(self) -> None:
         """Move every rank's sums to rank 0, which alone saves and decides; may be repeated."""
         if dist.get_world_size() > 1:
-            dist.all_reduce(self._idleness.sums)
-            if not dist.is_main_process():
-                self._idleness.sums.zero_()
+            for sums in (self._idleness.sums, self._loss.sums):
+                dist.all_reduce(sums)
+                if not dist.is_main_process():
+                    sums.zero_()
 
     # Relocating
 
@@ -177,24 +210,52 @@ class PromptRelocationHook(Hook):
         """Close the period: decide on rank 0, move on every rank, record."""
         self._boundary = runner.epoch if self.by_epoch else runner.iter
         self._merge_ranks()
-        decision = torch.tensor([-1, -1])
-        measured, loss, move = False, float('nan'), None
+        verified = self._verify(runner)
+        decision = torch.full((self.relocator.relocate_per_period, 2), -1)
+        measured, loss, moves, means = False, float('nan'), [], []
         if dist.is_main_process():
-            idleness, loss, count = self._idleness.compute()
+            idleness, _, count = self._idleness.compute()
+            loss, _ = self._loss.compute()
             # Nothing at all was measured if the checkpoint is of a run without this hook.
             measured = count + self._idleness.num_dropped > 0
             if measured:
-                move = self.relocator.step(loss, idleness, self._pool.block_index)
+                means = self._block_means(idleness)
+                moves = self.relocator.step(loss, idleness, self._pool.block_index, self._signals(), verified)
                 self.history.reward(self.relocator.last_reward)
-            if move is not None:
-                decision = torch.tensor([move.prompt, move.target])
+            for row, move in zip(decision, moves):
+                row[0], row[1] = move.prompt, move.target
         dist.broadcast(decision)
-        prompt, block = decision.tolist()
-        if prompt >= 0:
-            self._move(prompt, block)
+        for prompt, block in decision.tolist():
+            if prompt >= 0:
+                self._move(prompt, block)
         if measured:
-            self._record(runner, loss, move)
+            self._record(runner, loss, moves, means)
         self._idleness.reset()
+        self._loss.reset()
+
+    def _verify(self, runner: Runner) -> Dict[int, float]:
+        """True idleness of the nominated prompts; every rank must call it."""
+        if self._pruner.verify_top == 0:
+            return {}
+        nominated = torch.full((self._pruner.verify_top, ), -1)
+        if dist.is_main_process():
+            idleness, _, _ = self._idleness.compute()
+            if idleness.isfinite().all():
+                top = idleness.topk(min(len(nominated), len(idleness))).indices
+                nominated[:len(top)] = top
+        dist.broadcast(nominated)
+        prompts = [prompt for prompt in nominated.tolist() if prompt >= 0]
+        if not prompts:
+            return {}
+        batches = HeldBatches(runner, self._optim_wrapper, self._pruner.verify_batches, runner.seed + self._boundary)
+        scores = true_idleness(self._pool, prompts, batches.loss).tolist()
+        return {prompt: score for prompt, score in zip(prompts, scores) if math.isfinite(score)}
+
+    def _signals(self) -> Dict[str, Tensor]:
+        """What the allocator wants to know of every block, each (L,)."""
+        if 'need' not in self.relocator.allocator.signals:
+            return {}
+        return dict(need=self._idleness.need(self._pool.block_index, self._pool.num_blocks))
 
     def _move(self, prompt: int, block: int) -> None:
         """Carry out a decision, the same on every rank."""
@@ -212,21 +273,39 @@ class PromptRelocationHook(Hook):
             if isinstance(value, Tensor) and value.shape == tokens.shape:
                 value[prompt] = 0
 
-    def _record(self, runner: Runner, loss: float, move: Optional[Move]) -> None:
+    def _block_means(self, idleness: Tensor) -> List[Optional[float]]:
+        """Mean idleness of each block's prompts; None where it has none or it is not finite."""
+        index = self._pool.block_index.cpu()
+        means = [float(idleness[index == block].mean()) for block in range(self._pool.num_blocks)]
+        return [mean if math.isfinite(mean) else None for mean in means]
+
+    def _draw(self, runner: Runner) -> str:
+        """Draw the periods so far; returns the file."""
+        path = osp.join(runner.log_dir, 'prompt_distribution.png')
+        plot_relocation([run_of(self.history.initial, self.history.periods)], path)
+        return path
+
+    def _record(self, runner: Runner, loss: float, moves: Sequence[Move],
+                means: List[Optional[float]]) -> None:
         """Write the period to relocations.jsonl, the log and the visualisation backends."""
         reward = self.relocator.last_reward
-        row = self.history.add(runner.iter, loss, move, self._pool.distribution.tolist())
+        rows = self.history.add(runner.iter, loss, moves, self._pool.distribution.tolist())
+        for row in rows:
+            row['block_idleness'] = means
+            row['entropy'] = self.relocator.allocator.diagnostics.get('entropy') if moves else None
         self.history.write(osp.join(runner.log_dir, 'relocations.jsonl'))
+        if self.draw_interval and row['period'] % self.draw_interval == 0:
+            self._draw(runner)
         scalars = dict(loss=loss, reward=reward, **self.relocator.allocator.diagnostics)
-        if move is not None:
-            scalars['idleness'] = move.idleness
+        if moves:
+            scalars['idleness'] = moves[0].idleness
         runner.visualizer.add_scalars(
             {f'train/relocation/{name}': value for name, value in scalars.items()
              if value is not None and math.isfinite(value)}, step=runner.iter)
         text = f'Relocation, period {row["period"]}: loss {loss:.4f}, '
-        if move is not None:
-            text += (f'prompt {move.prompt} goes from block {move.source} to {move.target} '
-                     f'(idleness {move.idleness:.3g})')
+        if moves:
+            text += ', '.join(f'prompt {move.prompt} goes from block {move.source} to {move.target} '
+                              f'(idleness {move.idleness:.3g})' for move in moves)
         elif not math.isfinite(loss):
             text += f'no finite iteration ({self._idleness.num_dropped} dropped), nothing moves'
         else:
@@ -243,6 +322,7 @@ class PromptRelocationHook(Hook):
             checkpoint[CHECKPOINT_KEY] = dict(
                 boundary=self._boundary,
                 idleness=self._idleness.state_dict(),
+                loss=self._loss.state_dict(),
                 relocator=self.relocator.state_dict(),
                 history=self.history.state_dict())
 
@@ -257,8 +337,10 @@ class PromptRelocationHook(Hook):
         state = checkpoint[CHECKPOINT_KEY]
         self.relocator.load_state_dict(state['relocator'])
         self._idleness.load_state_dict(state['idleness'])
-        if not dist.is_main_process():
-            self._idleness.reset()  # rank 0 has the sums of all
+        self._loss.load_state_dict(state['loss'])
+        if not dist.is_main_process():  # rank 0 has the sums of all
+            self._idleness.reset()
+            self._loss.reset()
         self.history.load_state_dict(state['history'])
         self._boundary = state['boundary']
 

@@ -1,4 +1,5 @@
 """A prompt is a row; relocation changes which block owns it."""
+from contextlib import contextmanager
 from typing import List, Optional, Sequence, Union
 
 import torch
@@ -41,6 +42,9 @@ class PromptPool(nn.Module):
         counts = torch.tensor(check_num_tokens(num_tokens, len(self.widths)))
         self.register_buffer('block_index', torch.arange(len(counts)).repeat_interleave(counts))
         self.tokens = nn.Parameter(torch.zeros(int(counts.sum()), max(self.widths)))
+        # Who measures prompts in forward and backward, see mmprovpt.relocation; set from outside.
+        self.observer = None
+        self._hidden: Optional[int] = None
         # A parameter that no forward uses would stall DDP.
         self.tokens.requires_grad_(len(self.tokens) > 0)
         self._index_rows()
@@ -68,12 +72,27 @@ class PromptPool(nn.Module):
         """Trainable numbers that a forward really reads, Σ_k C_{d_k} (DESIGN: report those)."""
         return int(torch.tensor(self.widths)[self.block_index.cpu()].sum())
 
+    def members(self, block: int) -> Optional[Tensor]:
+        """(n,) int64, numbers of the prompts that a block reads, ascending; ``None`` if there are none."""
+        return self._block_rows[block]
+
     def rows(self, block: int) -> Optional[Tensor]:
-        """(n, C_block) the rows that a block owns, in the order of their numbers; ``None`` if it owns none."""
+        """(n, C_block) the rows of ``members(block)``; ``None`` if there are none."""
         index = self._block_rows[block]
         if index is None:
             return None
         return self.tokens.index_select(0, index)[:, :self.widths[block]]
+
+    @contextmanager
+    def without(self, prompt: int):
+        """For the time of a ``with``, no block reads this prompt: its true removal (001 Eq. 5)."""
+        self._hidden = prompt
+        self._index_rows()
+        try:
+            yield
+        finally:
+            self._hidden = None
+            self._index_rows()
 
     @torch.no_grad()
     def relocate(self, prompt: int, block: int) -> bool:
@@ -108,8 +127,15 @@ class PromptPool(nn.Module):
     def _index_rows(self) -> None:
         """Note on the host which rows each block owns, so that no forward has to ask the device."""
         index = self.block_index
+        if self._hidden is not None:
+            index = index.clone()
+            index[self._hidden] = -1
         rows: List[Optional[Tensor]] = [(index == block).nonzero().flatten() for block in range(self.num_blocks)]
         self._block_rows = [row if len(row) else None for row in rows]
+
+    def __getstate__(self):
+        # A copy (EMA's, a pickled one) is not what the observer observes.
+        return dict(self.__dict__, observer=None)
 
     # Whoever writes the buffer from outside (loading, moving, EMA's copies) does one of these three afterwards.
     def _apply(self, *args, **kwargs):

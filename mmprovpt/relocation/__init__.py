@@ -2,14 +2,22 @@
 import inspect
 from typing import Dict
 
+from .allocator import Allocator
+from .bandits import NeedAllocator, ThompsonAllocator, UniformAllocator
 from .history import RelocationHistory
-from .idleness import TaylorIdleness
-from .ppo import PPOAllocator
-from .pruners import IdlenessPruner
+from .idleness import CRITERIA, TaylorIdleness, true_idleness
+from .ppo import JointPPOAllocator, PPOAllocator
+from .pruners import IdlenessPruner, RandomPruner
 from .relocator import Move, Relocator
+from .reward import PeriodLoss, RewardBaseline
 
-PRUNERS: Dict[str, type] = dict(IdlenessPruner=IdlenessPruner)
-ALLOCATORS: Dict[str, type] = dict(PPOAllocator=PPOAllocator)
+PRUNERS: Dict[str, type] = dict(IdlenessPruner=IdlenessPruner, RandomPruner=RandomPruner)
+ALLOCATORS: Dict[str, type] = dict(
+    PPOAllocator=PPOAllocator,
+    JointPPOAllocator=JointPPOAllocator,
+    ThompsonAllocator=ThompsonAllocator,
+    UniformAllocator=UniformAllocator,
+    NeedAllocator=NeedAllocator)
 
 
 def check_config(config: dict, classes: Dict[str, type]) -> None:
@@ -51,6 +59,7 @@ def build(config: dict, classes: Dict[str, type], **runtime):
 
 
 __all__ = [
-    'ALLOCATORS', 'PRUNERS', 'IdlenessPruner', 'Move', 'PPOAllocator', 'RelocationHistory',
-    'Relocator', 'TaylorIdleness', 'build', 'check_config'
+    'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'IdlenessPruner', 'JointPPOAllocator', 'Move', 'NeedAllocator',
+    'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator', 'RewardBaseline', 'TaylorIdleness',
+    'ThompsonAllocator', 'UniformAllocator', 'build', 'check_config', 'true_idleness'
 ]

@@ -4,19 +4,22 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import List, Optional, Sequence, Union
 
 from .relocator import Move
 
 
 class RelocationHistory:
-    """Rows of ``relocations.jsonl``, one per period, kept whole in memory and in checkpoints.
+    """Rows of ``relocations.jsonl``, kept whole in memory and in checkpoints.
+
+    A period has one row, or one for each of several relocated prompts.
 
     A row has the keys ``period`` (from 1), ``iter`` (iterations trained when the period closed),
     ``loss`` (its mean training loss), ``prompt``, ``from``, ``to``, ``idleness`` (the relocation
     that closes it; null where nothing moved), ``reward`` (of this relocation; null until the next
-    period has closed, and where it cannot be known) and ``distribution`` (L prompt counts after
-    the relocation). Blocks and prompts count from 0. What is not finite is null.
+    period has closed, and where it cannot be known; relocations of one period share theirs, it is
+    not divided) and ``distribution`` (L prompt counts after all relocations of the period). Blocks
+    and prompts count from 0. What is not finite is null.
 
     Attributes:
         initial (list[int], optional): Distribution before the first relocation.
@@ -28,16 +31,17 @@ class RelocationHistory:
         self.rows: List[dict] = []
 
     def reward(self, reward: Optional[float]) -> None:
-        """Give the latest relocation its reward, now that its period has closed."""
-        if self.rows:
-            self.rows[-1]['reward'] = _finite(reward)
+        """Give the latest relocations their reward, now that their period has closed."""
+        for row in self.rows:
+            if row['period'] == self.rows[-1]['period']:
+                row['reward'] = _finite(reward)
 
-    def add(self, iteration: int, loss: float, move: Optional[Move],
-            distribution: List[int]) -> dict:
-        """Append, and return, the row of the period that just closed."""
-        prompt, source, target, idleness = move or (None, None, None, None)
-        row = {
-            'period': len(self.rows) + 1,
+    def add(self, iteration: int, loss: float, moves: Sequence[Move],
+            distribution: List[int]) -> List[dict]:
+        """Append, and return, the rows of the period that just closed."""
+        period = self.rows[-1]['period'] + 1 if self.rows else 1
+        rows = [{
+            'period': period,
             'iter': iteration,
             'loss': _finite(loss),
             'prompt': prompt,
@@ -46,14 +50,19 @@ class RelocationHistory:
             'idleness': _finite(idleness),
             'reward': None,
             'distribution': list(distribution),
-        }
-        self.rows.append(row)
-        return row
+        } for prompt, source, target, idleness in moves or [(None, ) * 4]]
+        self.rows += rows
+        return rows
 
     @property
     def distributions(self) -> List[List[int]]:
         """list[list[int]]: The initial distribution, then the one after each period."""
-        return [self.initial] + [row['distribution'] for row in self.rows]
+        return [self.initial] + [row['distribution'] for row in self.periods]
+
+    @property
+    def periods(self) -> List[dict]:
+        """list[dict]: The last row of each period."""
+        return list({row['period']: row for row in self.rows}.values())
 
     def write(self, path: Union[str, Path]) -> None:
         """Write the file anew; who is killed meanwhile leaves the old one whole."""

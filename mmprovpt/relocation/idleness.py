@@ -1,61 +1,79 @@
-"""Idleness: how much the loss would fall if a prompt were not there."""
-from typing import Tuple, Union
+"""Idleness: how much the loss would fall if a prompt were not there (001 Eq. 5; METHOD § 3)."""
+from functools import partial
+from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 
-class TaylorIdleness:
-    r"""Mean first-order idleness of every prompt over a period.
+class Idleness:
+    r"""Mean estimated idleness of every prompt over a period, from training's own backward passes.
 
-    The idleness of prompt k is :math:`I_k = \mathcal L(P) - \mathcal L(P \setminus p_k)`, positive
-    where the prompt hurts (001 Eq. 5). To first order around :math:`p_k` it is
-    :math:`\langle \partial \mathcal L / \partial p_k,\, p_k \rangle` (001 Eq. 6 and App. E). The
-    gradients are those of training's own backward passes, read by a hook on the parameter before
-    the optimizer clips, steps and zeroes them; no pass is added. Bracket each iteration::
+    The idleness of prompt k is :math:`I_k = \mathcal L(P) - \mathcal L(P \setminus p_k)`, positive where the prompt
+    hurts (001 Eq. 5). Subclasses estimate it by gradients that hooks read before the optimizer clips, steps and
+    zeroes them; no pass is added. Bracket each iteration::
 
         idleness.begin(scale)      # what the loss is multiplied by before backward
-        loss.backward(); ...       # one or several backward calls
+        loss = model(batch); loss.backward(); ...       # one or several backward calls
         idleness.end(loss)
 
-    Nothing in there waits for the device. Score and sums are float32 whatever the autocast type,
-    because a score is small beside its terms: a pre-norm block hardly sees a prompt's length.
+    Nothing in there waits for the device. Scores and sums are float32 whatever the autocast type. Beside the score,
+    the *need* of a block is measured: the mean of :math:`\|\partial\mathcal L / \partial n_k\|^2` over its prompts,
+    n the standardised prompt (METHOD § 4, RigL's rule for weights).
 
     Args:
-        tokens (nn.Parameter): Prompts, (N, C_max), one per row, already on their final device.
-            Columns that a prompt does not use must have gradient 0.
+        pool (PromptPool): The prompts of a backbone, on their final device. This object becomes its observer.
     """
 
-    def __init__(self, tokens: nn.Parameter) -> None:
-        self.num_prompts = len(tokens)
-        # Flat, so that one all-reduce merges processes: N summed scores, summed loss, counted and
-        # dropped iterations.
-        self.sums = torch.zeros(self.num_prompts + 3, dtype=torch.float32, device=tokens.device)
-        self._tokens = tokens
-        self._score = torch.zeros(self.num_prompts, dtype=torch.float32, device=tokens.device)
+    def __init__(self, pool: nn.Module) -> None:
+        self.num_prompts = len(pool.tokens)
+        # Flat, so that one all-reduce merges processes: N summed scores, N summed squared gradients, summed loss,
+        # counted and dropped iterations.
+        self.sums = torch.zeros(2 * self.num_prompts + 3, dtype=torch.float32, device=pool.tokens.device)
+        self._pool = pool
+        # Of the running iteration: what grows like the loss's scale, and what like its square (second-order
+        # terms, squared gradients).
+        self._linear = torch.zeros(self.num_prompts, dtype=torch.float32, device=pool.tokens.device)
+        self._quadratic = torch.zeros_like(self._linear)
+        self._squares = torch.zeros_like(self._linear)
         self._scale: Union[float, Tensor, None] = None  # None: outside of an iteration
-        self._handle = tokens.register_hook(self._collect)
+        pool.observer = self
+
+    # What a forward calls, see mmprovpt.attention.reader
+
+    def watch_rows(self, block: int, rows: Tensor, norm: nn.Module) -> None:
+        """A block reads ``rows``, its prompts behind ``norm``: (n, C), or (B, n, C) where samples differ."""
+        if self._scale is not None and rows.requires_grad:
+            rows.register_hook(partial(self._see_rows, self._pool.members(block), rows.detach(), norm))
+
+    def open_gates(self, block: int, batch_size: int, q: Tensor) -> Optional[Tensor]:
+        """Numbers (B, n) to be added to the logits of the block's prompts, or None; here none are needed."""
+        return None
+
+    def _see_rows(self, members: Tensor, rows: Tensor, norm: nn.Module, grad: Tensor) -> None:
+        grad, rows = grad.detach().float(), rows.float()
+        scale, shift = getattr(norm, 'weight', None), getattr(norm, 'bias', None)
+        inner = grad if scale is None else grad * scale.detach()
+        inner = inner.sum(0) if inner.dim() == 3 else inner
+        self._squares.index_add_(0, members, inner.square().sum(1))
+        self._see_normalised(members, grad, rows if shift is None else rows - shift.detach())
+
+    def _see_normalised(self, members: Tensor, grad: Tensor, rows: Tensor) -> None:
+        """For subclasses: gradient and value of rows behind the norm, its shift taken off."""
+
+    # Iterations
 
     def begin(self, scale: Union[float, Tensor] = 1.0) -> None:
-        """Open an iteration, before its backward.
+        """Open an iteration, before its forward.
 
         Args:
-            scale (float or Tensor): Factor between the loss given to ``end`` and the one that is
-                differentiated: AMP's loss scale times 1 / accumulative_counts. A tensor must have
-                one element; one on the device of the tokens is not synchronised with the host.
+            scale (float or Tensor): Factor between the loss given to ``end`` and the one that is differentiated:
+                AMP's loss scale times 1 / accumulative_counts. A tensor must have one element; one on the device
+                of the tokens is not synchronised with the host.
         """
-        self._score.zero_()
+        for sums in (self._linear, self._quadratic, self._squares):
+            sums.zero_()
         self._scale = scale
-
-    def _collect(self, grad: Tensor) -> None:
-        """Add ⟨g_k, p_k⟩ of one (perhaps partial) gradient (N, C_max).
-
-        Re-entrant checkpointing and several backward calls deliver a gradient in parts; the score
-        is linear in it, so the parts add up.
-        """
-        if self._scale is not None:
-            products = grad.detach().float() * self._tokens.detach().float()
-            self._score += products.sum(dim=1)
 
     def end(self, loss: Union[float, Tensor]) -> None:
         """Close the iteration and count it, or drop it as a whole if anything is not finite.
@@ -69,31 +87,46 @@ class TaylorIdleness:
             RuntimeError: No iteration is open.
         """
         if self._scale is None:
-            raise RuntimeError('end() without begin(): call begin(scale) before the backward pass')
-        device = self.sums.device
-        loss = torch.as_tensor(loss, dtype=torch.float32, device=device).detach().reshape(1)
-        score = self._score / self._scale
-        finite = torch.isfinite(score).all() & torch.isfinite(loss)
+            raise RuntimeError('end() without begin(): call begin(scale) before the forward pass')
+        loss = torch.as_tensor(loss, dtype=torch.float32, device=self.sums.device).detach().reshape(1)
+        score = self._linear / self._scale - self._quadratic / 2 / self._scale / self._scale
+        squares = self._squares / self._scale / self._scale
         one = torch.ones_like(loss)
-        sample = torch.cat([score, loss, one, torch.zeros_like(one)])
+        sample = torch.cat([score, squares, loss, one, torch.zeros_like(one)])
         dropped = torch.zeros_like(sample)
         dropped[-1] = 1
         # where() and not a product: NaN * 0 is NaN.
-        self.sums += torch.where(finite, sample, dropped)
+        self.sums += torch.where(torch.isfinite(sample).all(), sample, dropped)
         self._scale = None
+
+    # Periods
 
     def compute(self) -> Tuple[Tensor, float, int]:
         """Means since the last reset; waits for the device.
 
         Returns:
-            tuple: Idleness (N,) float32 on the CPU, in units of the loss; mean loss; number of
-            iterations behind them. Without any, idleness and loss are NaN.
+            tuple: Idleness (N,) float32 on the CPU, in units of the loss; mean loss; number of iterations behind
+            them. Without any, idleness and loss are NaN.
         """
         sums = self.sums.cpu()
         count = int(sums[-2])
         if count == 0:
             return torch.full((self.num_prompts, ), float('nan')), float('nan'), 0
         return sums[:self.num_prompts] / count, float(sums[-3] / count), count
+
+    def need(self, block_index: Tensor, num_blocks: int) -> Tensor:
+        """Need of every block since the last reset; waits for the device.
+
+        Args:
+            block_index (Tensor): Block of every prompt in the period, (N,) int64.
+            num_blocks (int): Number of blocks L.
+
+        Returns:
+            Tensor: (L,) float32 on the CPU, squared units of the loss; NaN for a block without prompts.
+        """
+        sums, index = self.sums.cpu(), block_index.cpu()
+        totals = torch.zeros(num_blocks).index_add_(0, index, sums[self.num_prompts:2 * self.num_prompts])
+        return totals / torch.bincount(index, minlength=num_blocks) / sums[-2]
 
     @property
     def num_dropped(self) -> int:
@@ -106,11 +139,11 @@ class TaylorIdleness:
         self._scale = None
 
     def close(self) -> None:
-        """Stop listening to the parameter."""
-        self._handle.remove()
+        """Stop observing."""
+        self._pool.observer = None
 
     def state_dict(self) -> dict:
-        """dict: The sums of the running period as one CPU tensor (N + 3,) float32."""
+        """dict: The sums of the running period as one CPU tensor (2N + 3,) float32."""
         return dict(sums=self.sums.detach().cpu().clone())
 
     def load_state_dict(self, state: dict) -> None:
@@ -121,7 +154,98 @@ class TaylorIdleness:
         """
         sums = state['sums']
         if sums.shape != self.sums.shape:
-            raise ValueError(f'the idleness state is about {len(sums) - 3} prompts, '
+            raise ValueError(f'the idleness state is about {(len(sums) - 3) // 2} prompts, '
                              f'but the model has {self.num_prompts}')
         self.sums.copy_(sums)
         self._scale = None
+
+
+class TaylorIdleness(Idleness):
+    r"""First order in the prompt: :math:`\langle \partial \mathcal L / \partial p_k,\, p_k \rangle` (001 Eq. 6).
+
+    The paper's own. A pre-norm block hardly sees a prompt's length, so the score is a thousand times smaller than
+    the change of the loss that it stands for (METHOD § 3).
+    """
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__(pool)
+        self._handle = pool.tokens.register_hook(self._see_tokens)
+
+    def _see_tokens(self, grad: Tensor) -> None:
+        # Several backward calls and re-entrant checkpointing deliver a gradient in parts, which add up: the score
+        # is linear in it. Columns that a prompt does not use have gradient 0.
+        if self._scale is not None:
+            self._linear += (grad.detach().float() * self._pool.tokens.detach().float()).sum(dim=1)
+
+    def close(self) -> None:
+        """Stop observing."""
+        super().close()
+        self._handle.remove()
+
+
+class NormalisedTaylorIdleness(Idleness):
+    r"""First order where the block reads the prompt: :math:`\langle \partial \mathcal L / \partial n_k,\, n_k \rangle`.
+
+    n is the standardised prompt, behind the norm but for scale and shift; removal is its expansion to 0 (METHOD § 3).
+    """
+
+    def _see_normalised(self, members: Tensor, grad: Tensor, rows: Tensor) -> None:
+        score = (grad * rows).sum(-1)
+        self._linear.index_add_(0, members, score.sum(0) if score.dim() == 2 else score)
+
+
+class GateIdleness(Idleness):
+    r"""First order in a gate on the attention logits, closed by removal: mean :math:`\gamma_{x,k}` (METHOD § 3).
+
+    :math:`\gamma_{x,k} = \partial \ell_x / \partial b_{x,k}` at 0, with :math:`b_{x,k}` added to the logits of prompt
+    k in sample x. The loss is taken as a mean over samples, as losses of classifiers are.
+    """
+
+    def open_gates(self, block: int, batch_size: int, q: Tensor) -> Optional[Tensor]:
+        """Zeros (B, n) float32 whose gradient is the score; None where no gradient will come."""
+        if self._scale is None or not torch.is_grad_enabled():
+            return None
+        members = self._pool.members(block)
+        gates = torch.zeros(batch_size, len(members), device=q.device, requires_grad=True)
+        gates.register_hook(partial(self._see_gates, members))
+        return gates
+
+    def _see_gates(self, members: Tensor, grad: Tensor) -> None:
+        self._linear.index_add_(0, members, grad.detach().sum(0))
+
+
+class FisherGateIdleness(GateIdleness):
+    r"""Second order in the gate with the empirical Fisher: mean γ − ½ mean γ² (METHOD § 3)."""
+
+    def _see_gates(self, members: Tensor, grad: Tensor) -> None:
+        super()._see_gates(members, grad)
+        # The loss is a mean, so γ is B times the gradient.
+        self._quadratic.index_add_(0, members, len(grad) * grad.detach().square().sum(0))
+
+
+CRITERIA: Dict[str, type] = dict(
+    taylor=TaylorIdleness,
+    taylor_norm=NormalisedTaylorIdleness,
+    gate=GateIdleness,
+    gate_fisher=FisherGateIdleness)
+
+
+@torch.no_grad()
+def true_idleness(pool: nn.Module, prompts: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
+    r"""Idleness by definition: each prompt is really taken away for one evaluation (001 Eq. 5).
+
+    Args:
+        pool (PromptPool): The prompts of the evaluated model.
+        prompts (Sequence[int]): Which to take away, one at a time.
+        evaluate (Callable): Loss on the same data with the same randomness at each call, a tensor of one element;
+            called ``len(prompts) + 1`` times.
+
+    Returns:
+        Tensor: (len(prompts),) float32 on the CPU, :math:`\mathcal L(P) - \mathcal L(P \setminus p_k)`.
+    """
+    whole = evaluate().detach().float().reshape(1)
+    scores = []
+    for prompt in prompts:
+        with pool.without(prompt):
+            scores.append(whole - evaluate().detach().float().reshape(1))
+    return torch.cat(scores).cpu() if scores else torch.zeros(0)

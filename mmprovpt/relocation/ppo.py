@@ -1,20 +1,26 @@
 """PPO-Clip for the block that gets the pruned prompt."""
 import copy
 import math
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .allocator import Allocator, Signals, block_signal, to_cpu
+
 
 class Transition(NamedTuple):
-    """One decision and what came of it; states are (3L,) float32."""
+    """One decision and what came of it; ``period`` counts from 0 within the rollout.
+
+    States are (3L,) float32, or (4L,) with the signal that a prior or the state needs.
+    """
     state: Tensor
     action: int
     log_prob: float
     reward: float
     next_state: Tensor
+    period: int
 
 
 def mlp(sizes: Tuple[int, ...], head_gain: float, generator: torch.Generator) -> nn.Sequential:
@@ -32,7 +38,7 @@ def mlp(sizes: Tuple[int, ...], head_gain: float, generator: torch.Generator) ->
     return nn.Sequential(*layers)
 
 
-class PPOAllocator:
+class PPOAllocator(Allocator):
     r"""PPO-Clip over the L blocks (001 § 3.3, Eq. vi-vii, App. F).
 
     Actor and critic are MLPs 3L-64-64-{L, 1} with tanh; 13,901 parameters at L = 12. The paper
@@ -44,6 +50,13 @@ class PPOAllocator:
     :math:`A_t = G_t - V(s_t)`. Both are fixed before the epochs of an update. Every epoch takes one
     Adam step per network on the whole rollout.
 
+    Several prompts in one period are decisions taken in parallel: each is credited with the whole
+    reward r of the period and the same next state. That is unbiased: what the other prompts did is
+    independent of this one's action given its state, so the expectation of
+    :math:`\nabla\log\pi(a_k)\, r` is the gradient of the expected reward of the period. To split r
+    evenly would divide the same number by a constant, which the normalisation undoes. The price is
+    noise: a decision's credit varies with the actions of the others.
+
     Args:
         num_blocks (int): Number of blocks L.
         lr_actor (float): Adam's learning rate for the actor.
@@ -51,7 +64,7 @@ class PPOAllocator:
         gamma (float): Discount in [0, 1].
         clip (float): Range of the probability ratio, 1 ± clip.
         hidden (int): Units of both hidden layers.
-        horizon (int): Transitions per update. In a simulated 12-armed bandit, the last 30 of 100
+        horizon (int): Rewarded periods per update. In a simulated 12-armed bandit, the last 30 of 100
             periods reached 0.9 of the best arm's lead over the mean with 1, 0.8 with 2, 0.2 with 4
             and 0.1 with 10: undiscounted sums add up the noise, and there are fewer updates.
         epochs (int): Epochs per update.
@@ -60,6 +73,12 @@ class PPOAllocator:
         reward_decay (float): In [0, 1): decay of the running mean and deviation by which rewards
             are normalised. Raw ones are about 1e-3 and positive while the training loss falls;
             undiscounted sums of a positive mean diverge and praise every action alike.
+        prior (str, optional): ``'need'`` adds ``prior_weight`` times the log of that signal (see
+            ``block_signal``) to the logits, so that the untrained policy is
+            :class:`~mmprovpt.relocation.NeedAllocator`. None: no prior, the paper.
+        prior_weight (float): Its weight; 1 / temperature.
+        extra_state (Sequence[str]): ``('need', )`` appends the same (L,) numbers to what both
+            networks see. Empty: the paper.
         seed (int): Seed of initialisation and sampling. The global generators are not touched.
 
     Raises:
@@ -78,16 +97,25 @@ class PPOAllocator:
                  entropy_coef: float = 0.01,
                  max_grad_norm: float = 0.5,
                  reward_decay: float = 0.9,
+                 prior: Optional[str] = None,
+                 prior_weight: float = 1.0,
+                 extra_state: Sequence[str] = (),
                  seed: int = 0) -> None:
-        for name, value in dict(num_blocks=num_blocks, horizon=horizon, epochs=epochs,
-                                hidden=hidden).items():
+        super().__init__(num_blocks)
+        for name, value in dict(horizon=horizon, epochs=epochs, hidden=hidden).items():
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, but is {value}')
         if not 0 <= gamma <= 1:
             raise ValueError(f'gamma must be in [0, 1], but is {gamma}')
         if not 0 <= reward_decay < 1:
             raise ValueError(f'reward_decay must be in [0, 1), but is {reward_decay}')
-        self.num_blocks = num_blocks
+        if prior not in (None, 'need') or tuple(extra_state) not in ((), ('need', )):
+            raise ValueError("prior must be None or 'need', and extra_state () or ('need',), but "
+                             f'they are {prior!r} and {extra_state!r}')
+        self.prior_weight = 0.0 if prior is None else prior_weight
+        self.has_extra_state = len(extra_state) > 0
+        if prior is not None or self.has_extra_state:
+            self.signals = ('need', )
         self.gamma = gamma
         self.clip = clip
         self.horizon = horizon
@@ -100,57 +128,79 @@ class PPOAllocator:
         self._errors = RunningMoments(reward_decay)
         self.generator = torch.Generator().manual_seed(seed)
         # A small head: the first policy is nearly uniform, the first values nearly 0.
-        self.actor = mlp((3 * num_blocks, hidden, hidden, num_blocks), 0.01, self.generator)
-        self.critic = mlp((3 * num_blocks, hidden, hidden, 1), 0.01, self.generator)
+        inputs = (self.state_parts + self.has_extra_state) * num_blocks
+        actions = num_blocks**2 if self.chooses_source else num_blocks
+        self.actor = mlp((inputs, hidden, hidden, actions), 0.01, self.generator)
+        self.critic = mlp((inputs, hidden, hidden, 1), 0.01, self.generator)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr_critic)
         self.buffer: List[Transition] = []
-        self.diagnostics: Dict[str, float] = {}
-        self._pending: Optional[Tuple[Tensor, int, float]] = None
+        self._pending: List[Tuple[Tensor, int, float]] = []
 
-    def act(self, state: Tensor) -> int:
-        """Sample a block.
+    # What the networks see and say; JointPPOAllocator changes these.
 
-        Args:
-            state (Tensor): State of METHOD § 4, (3L,) float32.
+    state_parts = 3  # of L numbers each
 
-        Returns:
-            int: Block in [0, L). A decision before it that was never observed is forgotten.
-        """
+    def _extend(self, state: Tensor, signals: Signals) -> Tensor:
+        """The state as it is stored: with the signal, where one is used."""
+        if not self.signals:
+            return state.clone()
+        return torch.cat([state, block_signal(signals, 'need', self.num_blocks)])
+
+    def _features(self, states: Tensor) -> Tensor:
+        """What the networks see of stored states (..., 3L or 4L)."""
+        return states if self.has_extra_state else states[..., :3 * self.num_blocks]
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """Logits of the actions in stored states."""
+        logits = self.actor(self._features(states))
+        if self.prior_weight:
+            logits = logits + self.prior_weight * states[..., -self.num_blocks:]
+        return logits
+
+    def act(self, state: Tensor, signals: Signals = None) -> int:
+        """Sample a block; see the base class."""
+        state = self._extend(state, signals)
         with torch.no_grad():
-            log_probs = F.log_softmax(self.actor(state), dim=-1)
+            log_probs = F.log_softmax(self._logits(state), dim=-1)
         probs = log_probs.exp()
         action = int(torch.multinomial(probs, 1, generator=self.generator))
-        self._pending = (state.clone(), action, float(log_probs[action]))
+        self._pending.append((state, action, float(log_probs[action])))
         self.diagnostics['entropy'] = float(-(probs * log_probs).sum())
         return action
 
-    def observe(self, reward: float, next_state: Tensor) -> None:
-        """Give the last decision its reward; every ``horizon``-th call updates the policy.
+    def observe(self, reward: float, next_state: Tensor, signals: Signals = None) -> None:
+        """Reward the last decisions; every ``horizon``-th call updates the policy.
 
-        Args:
-            reward (float): Finite reward of Eq. 8, in units of the loss.
-            next_state (Tensor): State after the period, (3L,) float32.
+        See the base class.
 
         Raises:
             RuntimeError: There is no decision without a reward.
         """
-        if self._pending is None:
+        if not self._pending:
             raise RuntimeError('observe() without act(): no decision waits for a reward')
-        self.buffer.append(Transition(*self._pending, float(reward), next_state.clone()))
-        self._pending = None
+        following = self._extend(next_state, signals)
+        period = self.buffer[-1].period + 1 if self.buffer else 0
+        self.buffer += [Transition(*pending, float(reward), following, period)
+                        for pending in self._pending]
+        self.forget()
         self.rewards.update(float(reward))
-        if len(self.buffer) == self.horizon:
+        if period + 1 == self.horizon:
             self.update()
             self.buffer.clear()
+
+    def forget(self) -> None:
+        """Drop what was chosen and never rewarded."""
+        self._pending = []
 
     def returns(self, values: Tensor, last_value: Tensor) -> Tuple[Tensor, Tensor]:
         """Bootstrapped returns and advantages (T,) of the buffer with critic ``values`` (T,)."""
         returns = torch.empty_like(values)
-        following = last_value
-        for step in reversed(range(len(self.buffer))):
-            reward = self.rewards.normalise(self.buffer[step].reward)
-            following = reward + self.gamma * following
+        following, period = last_value, None
+        for step, transition in reversed(list(enumerate(self.buffer))):
+            if transition.period != period:  # its decisions share one reward
+                reward = self.rewards.normalise(transition.reward)
+                following, period = reward + self.gamma * following, transition.period
             returns[step] = following
         return returns, returns - values
 
@@ -160,8 +210,8 @@ class PPOAllocator:
         actions = torch.tensor([t.action for t in self.buffer])
         old_log_probs = torch.tensor([t.log_prob for t in self.buffer])
         with torch.no_grad():
-            values = self.critic(states).squeeze(-1)
-            last_value = self.critic(self.buffer[-1].next_state).squeeze(-1)
+            values = self._values(states)
+            last_value = self._values(self.buffer[-1].next_state)
             returns, advantages = self.returns(values, last_value)
         for _ in range(self.epochs):
             ratios, entropy = self._ratios(states, actions, old_log_probs)
@@ -169,15 +219,18 @@ class PPOAllocator:
             surrogate = torch.minimum(ratios * advantages, clipped * advantages)
             self._step(self.actor_optimizer, self.actor,
                        -surrogate.mean() - self.entropy_coef * entropy)
-            value_loss = F.mse_loss(self.critic(states).squeeze(-1), returns)
+            value_loss = F.mse_loss(self._values(states), returns)
             self._step(self.critic_optimizer, self.critic, value_loss)
         with torch.no_grad():
             ratios, entropy = self._ratios(states, actions, old_log_probs)
         self._diagnose(ratios, entropy, values, returns)
 
+    def _values(self, states: Tensor) -> Tensor:
+        return self.critic(self._features(states)).squeeze(-1)
+
     def _ratios(self, states: Tensor, actions: Tensor, old: Tensor) -> Tuple[Tensor, Tensor]:
         """Probability ratios new / old (T,) of the actions and the mean entropy."""
-        log_probs = F.log_softmax(self.actor(states), dim=-1)
+        log_probs = F.log_softmax(self._logits(states), dim=-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1).mean()
         new = log_probs.gather(1, actions[:, None]).squeeze(1)
         return (new - old).exp(), entropy
@@ -220,25 +273,50 @@ class PPOAllocator:
                 diagnostics=self.diagnostics))
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from a ``state_dict()``, whatever device its tensors were mapped to.
-
-        Raises:
-            ValueError: It is about another number of blocks.
-        """
-        if state['num_blocks'] != self.num_blocks:
-            raise ValueError(f'the policy was trained for {state["num_blocks"]} blocks, '
-                             f'but the model has {self.num_blocks}')
+        """Continue; see the base class."""
+        super().load_state_dict(state)
         state = to_cpu(state)
         self.actor.load_state_dict(state['actor'])
         self.critic.load_state_dict(state['critic'])
         self.actor_optimizer.load_state_dict(state['actor_optimizer'])
         self.critic_optimizer.load_state_dict(state['critic_optimizer'])
         self.buffer = [Transition(*transition) for transition in state['buffer']]
-        self._pending = None if state['pending'] is None else tuple(state['pending'])
+        self._pending = [tuple(pending) for pending in state['pending']]
         for moments, saved in zip(self._moments(), state['moments']):
             moments.load_state_dict(saved)
         self.generator.set_state(state['generator'])
         self.diagnostics = state['diagnostics']
+
+
+class JointPPOAllocator(PPOAllocator):
+    """Naive RL over all L² moves (001 Table 3, C): one action is a pair of blocks, from and to.
+
+    The state has no pruned prompt, so the networks are 2L-64-64-{L², 1}. Blocks without prompts
+    cannot lose one; their actions are masked. Which prompt of the from-block moves is the pruner's
+    choice: at random with ``RandomPruner``, the paper's naive setting, or the idlest with
+    ``IdlenessPruner``, here whatever its sign. A prior is added for every block it may go to. As
+    pruning is part of the action, its merit I_k is left in the reward (see ``Relocator``).
+
+    Arguments are those of :class:`PPOAllocator`.
+    """
+
+    chooses_source = True
+    state_parts = 2
+
+    def _features(self, states: Tensor) -> Tensor:
+        features = states[..., :2 * self.num_blocks]
+        if self.has_extra_state:
+            features = torch.cat([features, states[..., -self.num_blocks:]], dim=-1)
+        return features
+
+    def _logits(self, states: Tensor) -> Tensor:
+        size = self.num_blocks
+        logits = self.actor(self._features(states)).unflatten(-1, (size, size))
+        if self.prior_weight:
+            logits = logits + self.prior_weight * states[..., None, -size:]
+        empty = states[..., size:2 * size] <= -1  # a surplus of -1 is a count of 0
+        # Not -inf: the entropy would be 0 * inf.
+        return logits.masked_fill(empty[..., None], -1e9).flatten(-2)
 
 
 class RunningMoments:
@@ -274,17 +352,3 @@ class RunningMoments:
     def load_state_dict(self, state: dict) -> None:
         """Continue from a ``state_dict()``."""
         self.weight, self.mean, self.variance = (state[k] for k in ('weight', 'mean', 'variance'))
-
-
-def to_cpu(value):
-    """Copy of nested dicts, lists and tuples with every tensor on the CPU.
-
-    A checkpoint that is mapped to an accelerator takes generator states and policies along.
-    """
-    if isinstance(value, Tensor):
-        return value.detach().to('cpu', copy=True)
-    if isinstance(value, dict):
-        return {key: to_cpu(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_cpu(item) for item in value)
-    return value

@@ -1,12 +1,13 @@
 """One period of prompt relocation: observe, reward, prune, allocate."""
 import math
-from typing import NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 
-from .ppo import PPOAllocator
-from .pruners import IdlenessPruner
+from .allocator import Allocator, Signals
+from .pruners import IdlenessPruner, RandomPruner
+from .reward import RewardBaseline
 
 
 class Move(NamedTuple):
@@ -51,65 +52,118 @@ def policy_state(idleness: Tensor, block_index: Tensor, source: Optional[int],
 class Relocator:
     r"""Alternates pruning and allocation between periods of tuning (001 § 3.3).
 
-    A *period* is the training between two calls of ``step``. The relocation that opens a period is
-    rewarded when it ends: :math:`r = \mathcal L_{before} - I_k - \mathcal L_{after}` (Eq. 8), with
-    the mean training losses of the periods before and after it. It sees no model: whoever calls it
-    carries out the move.
+    A *period* is the training between two calls of ``step``. The relocations that open a period are
+    rewarded when it ends: :math:`r = \mathcal L_{before} - \sum I_k - \mathcal L_{after}` (Eq. 8),
+    with the training losses of the periods before and after them, summed over the r prompts that
+    moved. It sees no model: whoever calls it carries out the moves.
 
+    * Prompts of one period are chosen one after the other, each from the state that the moves
+      before it lead to; their idleness is the one measured before. None moves twice.
+    * The period's reward is theirs together, and is given whole to each; how an allocator credits
+      its decisions says its class.
     * A period that opened without a relocation gives no reward and is no step of the policy's
       episode; the next relocation continues it.
     * When no prompt is pruned at the end of a period, the pending reward is known all the same and
       is given, with a next state whose one-hot part is zero.
     * A loss or an idleness that is not finite never reaches the policy: nothing moves, and a
       relocation whose reward it would have given is forgotten.
+    * Where the allocator chooses the source too, pruning is part of its action: the reward is
+      :math:`\mathcal L_{before} - \mathcal L_{after}`, and the pruner only says which prompt of
+      that block it is.
 
     Args:
         num_blocks (int): Number of blocks L.
-        pruner (IdlenessPruner): Chooses the prompt.
-        allocator (PPOAllocator): Chooses its block.
+        pruner (IdlenessPruner or RandomPruner): Chooses the prompt.
+        allocator (Allocator): Chooses its block.
+        relocate_per_period (int): The most prompts that move in one period, >= 1; 1 is the paper.
+        reward_baseline (str, optional): What is taken off the reward before the allocator gets it,
+            see :class:`~mmprovpt.relocation.RewardBaseline`; None is the paper.
+
+    Attributes:
+        last_reward (float, optional): Reward of Eq. 8, without baseline, that the last ``step``
+            found for the relocations that opened the period.
+
+    Raises:
+        ValueError: ``relocate_per_period`` or ``reward_baseline`` is invalid, or more prompts shall
+            move than ``verify_top`` are verified, or several by an allocator that chooses the source.
     """
 
-    def __init__(self, num_blocks: int, pruner: IdlenessPruner, allocator: PPOAllocator) -> None:
+    def __init__(self,
+                 num_blocks: int,
+                 pruner: Union[IdlenessPruner, RandomPruner],
+                 allocator: Allocator,
+                 relocate_per_period: int = 1,
+                 reward_baseline: Optional[str] = None) -> None:
+        if relocate_per_period < 1:
+            raise ValueError(f'relocate_per_period must be at least 1, but is {relocate_per_period}')
+        if relocate_per_period > 1 and allocator.chooses_source:
+            raise ValueError(f'{type(allocator).__name__} moves one prompt per period, but '
+                             f'relocate_per_period is {relocate_per_period}')
+        if 0 < pruner.verify_top < relocate_per_period:
+            raise ValueError(f'verify_top is {pruner.verify_top}, too few for '
+                             f'relocate_per_period={relocate_per_period}')
         self.num_blocks = num_blocks
         self.pruner = pruner
         self.allocator = allocator
+        self.relocate_per_period = relocate_per_period
+        self.baseline = RewardBaseline(reward_baseline)
         self.last_reward: Optional[float] = None
-        # 𝓛_before - I_k of the relocation that waits for 𝓛_after.
+        # 𝓛_before - Σ I_k of the relocations that wait for 𝓛_after.
         self._pending: Optional[float] = None
 
-    def step(self, loss: float, idleness: Tensor, block_index: Tensor) -> Optional[Move]:
-        """Close a period and decide on the relocation that opens the next one.
+    def step(self, loss: float, idleness: Tensor, block_index: Tensor,
+             signals: Signals = None, verified: Optional[Dict[int, float]] = None) -> List[Move]:
+        """Close a period and decide on the relocations that open the next one.
 
         Args:
             loss (float): Mean training loss of the period.
             idleness (Tensor): Mean idleness of every prompt over the period, (N,) float.
             block_index (Tensor): Block of every prompt in the period, (N,) int64.
+            signals (dict, optional): What the allocator asks for in ``signals``, each (L,) float;
+                see ``mmprovpt.relocation.allocator.block_signal`` for values that are unknown.
+            verified (dict, optional): True idleness by number of those prompts that alone may move
+                (``verify_top``); it then also is what the reward takes off. The state keeps
+                the estimates, which there are for all.
 
         Returns:
-            Move or None: The move to carry out; None when no prompt is idle or the period is not
-            finite. A prompt may be given back to its own block. ``last_reward`` is the reward of
-            the relocation that opened the period, or None.
+            list[Move]: The moves to carry out, in order; none when no prompt is idle or the period
+            is not finite. A prompt may be given back to its own block.
         """
         idleness = idleness.detach().float().cpu()
         block_index = block_index.detach().cpu()
         pending, self._pending, self.last_reward = self._pending, None, None
         if not (math.isfinite(loss) and bool(torch.isfinite(idleness).all())):
-            return None
-        prompt = self.pruner.prune(idleness)
-        source = None if prompt is None else int(block_index[prompt])
-        state = policy_state(idleness, block_index, source, self.num_blocks)
-        if pending is not None:
-            self.last_reward = pending - loss
-            self.allocator.observe(self.last_reward, state)
-        if prompt is None:
-            return None
-        target = self.allocator.act(state)
-        score = float(idleness[prompt])
-        self._pending = loss - score
-        return Move(prompt, source, target, score)
+            self.allocator.forget()
+            return []
+        blocks, unmoved, scores = block_index.clone(), torch.arange(len(idleness)), idleness
+        if verified:
+            unmoved, scores = torch.tensor(sorted(verified)), idleness.clone()
+            scores[unmoved] = torch.tensor([verified[k] for k in unmoved.tolist()])
+        moves: List[Move] = []
+        for turn in range(self.relocate_per_period):
+            prompt = None if self.allocator.chooses_source else self.pruner.prune(scores, unmoved)
+            source = None if prompt is None else int(blocks[prompt])
+            state = policy_state(idleness, blocks, source, self.num_blocks)
+            if turn == 0 and pending is not None:
+                self.last_reward = pending - loss
+                credit = self.baseline.advantage(self.last_reward)
+                self.allocator.observe(credit, state, signals)
+            if prompt is None and not self.allocator.chooses_source:
+                break
+            target = self.allocator.act(state, signals)
+            if self.allocator.chooses_source:
+                source, target = divmod(target, self.num_blocks)
+                prompt = self.pruner.pick(idleness, (blocks == source).nonzero().flatten())
+            moves.append(Move(prompt, source, target, float(scores[prompt])))
+            blocks[prompt] = target
+            unmoved = unmoved[unmoved != prompt]
+        if moves:
+            merit = 0 if self.allocator.chooses_source else sum(move.idleness for move in moves)
+            self._pending = loss - merit
+        return moves
 
     def finish(self, loss: float) -> Optional[float]:
-        """Reward the last relocation after the last period; the policy is not asked again.
+        """Reward the last relocations after the last period; the policy is not asked again.
 
         Args:
             loss (float): Mean training loss of the last period, which must have been complete.
@@ -129,6 +183,8 @@ class Relocator:
             num_blocks=self.num_blocks,
             pending=self._pending,
             last_reward=self.last_reward,
+            pruner=self.pruner.state_dict(),
+            baseline=self.baseline.state_dict(),
             allocator=self.allocator.state_dict())
 
     def load_state_dict(self, state: dict) -> None:
@@ -140,6 +196,8 @@ class Relocator:
         if state['num_blocks'] != self.num_blocks:
             raise ValueError(f'the relocation state is about {state["num_blocks"]} blocks, '
                              f'but the model has {self.num_blocks}')
+        self.pruner.load_state_dict(state['pruner'])
+        self.baseline.load_state_dict(state['baseline'])
         self.allocator.load_state_dict(state['allocator'])
         self._pending = state['pending']
         self.last_reward = state['last_reward']

@@ -81,12 +81,14 @@ class ScaledOptimWrapper(OptimWrapper):
 
 
 def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=False,
-                optim_wrapper=None, checkpoint=None, hooks=(), **kwargs):
+                optim_wrapper=None, checkpoint=None, hooks=(), val_interval=None, **kwargs):
     """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
     torch.set_num_threads(1)
     loop = dict(by_epoch=True, max_epochs=epochs)
     if iters is not None:
         loop = dict(by_epoch=False, max_iters=iters)
+    if val_interval is not None:
+        loop['val_interval'] = val_interval
     sampler = dict(type='DefaultSampler' if iters is None else 'InfiniteSampler', shuffle=True)
     wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=LR, momentum=0.9))
     wrapper.update(optim_wrapper or {})

@@ -9,9 +9,9 @@ def example():
     history = RelocationHistory()
     history.initial = [2, 2]
     history.reward(None)
-    history.add(10, 3.0, Move(1, 0, 1, 0.5), [1, 3])
+    history.add(10, 3.0, [Move(1, 0, 1, 0.5)], [1, 3])
     history.reward(0.25)
-    history.add(20, float('nan'), None, [1, 3])
+    history.add(20, float('nan'), [], [1, 3])
     return history
 
 
@@ -32,8 +32,20 @@ def test_distributions_start_with_the_initial_one():
 def test_state_is_a_copy_that_continues():
     history, other = example(), RelocationHistory()
     state = history.state_dict()
-    history.add(30, 1.0, None, [1, 3])
+    history.add(30, 1.0, [], [1, 3])
     other.load_state_dict(state)
     assert len(other.rows) == 2
-    other.add(30, 1.0, None, [1, 3])
+    other.add(30, 1.0, [], [1, 3])
     assert other.rows == history.rows and other.initial == history.initial
+
+
+def test_prompts_of_one_period_share_period_and_reward():
+    history = RelocationHistory()
+    history.initial = [3, 0]
+    history.add(10, 3.0, [Move(1, 0, 1, 0.5), Move(2, 0, 1, 0.25)], [1, 2])
+    history.reward(0.125)
+    history.add(20, 2.0, [], [1, 2])
+    history.reward(None)
+    values = [[row[key] for key in ('period', 'prompt', 'idleness', 'reward')] for row in history.rows]
+    assert values == [[1, 1, 0.5, 0.125], [1, 2, 0.25, 0.125], [2, None, None, None]]
+    assert history.distributions == [[3, 0], [1, 2], [1, 2]]

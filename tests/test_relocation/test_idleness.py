@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def train_step(toy, idleness, x, scale=1.0):
 
 
 def test_is_the_mean_over_iterations_while_prompts_train(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     optimizer = torch.optim.SGD(toy.parameters(), lr=0.1)
     scores, losses = [], []
     for x in inputs(3):
@@ -67,7 +68,7 @@ def test_approximates_true_removal_of_a_small_prompt(toy):
     toy.tokens = nn.Parameter(toy.tokens.detach().double())
     with torch.no_grad():
         toy.tokens[0] *= 1e-3
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     x = inputs(1)[0].double()
 
     def loss_of_all():  # with a linear term: the toy's loss is flat where a prompt is 0
@@ -84,14 +85,14 @@ def test_approximates_true_removal_of_a_small_prompt(toy):
 
 @pytest.mark.parametrize('scale', [0.25, 65536.0, torch.tensor(0.5), torch.tensor([1024.0])])
 def test_undoes_the_scale(toy, scale):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     x, = inputs(1)
     train_step(toy, idleness, x, scale)
     torch.testing.assert_close(idleness.compute()[0], torch.tensor(slow_score(toy, x)))
 
 
 def test_reads_each_iteration_of_an_accumulated_gradient_once(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     scores = [slow_score(toy, x) for x in inputs(4)]
     for x in inputs(4):
         train_step(toy, idleness, x, scale=0.25)  # gradients stay and add up in tokens.grad
@@ -99,7 +100,7 @@ def test_reads_each_iteration_of_an_accumulated_gradient_once(toy):
 
 
 def test_adds_the_parts_of_several_backward_calls(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     first, second = inputs(2)
     expected = torch.tensor(slow_score(toy, first)) + torch.tensor(slow_score(toy, second))
     idleness.begin()
@@ -110,7 +111,7 @@ def test_adds_the_parts_of_several_backward_calls(toy):
 
 
 def test_reentrant_checkpointing_gives_the_same_score(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     x, y = inputs(2)
     expected = torch.tensor(slow_score(toy, x)) + torch.tensor(slow_score(toy, y))
     idleness.begin()
@@ -123,7 +124,7 @@ def test_reentrant_checkpointing_gives_the_same_score(toy):
 
 
 def test_ignores_backward_passes_outside_of_an_iteration(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     first, second = inputs(2)
     toy(first).backward()
     train_step(toy, idleness, second)
@@ -133,7 +134,7 @@ def test_ignores_backward_passes_outside_of_an_iteration(toy):
 
 @pytest.mark.parametrize('broken', ['loss', 'gradient'])
 def test_drops_an_iteration_that_is_not_finite_as_a_whole(toy, broken):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     good, bad = inputs(2)
     train_step(toy, idleness, good)
     idleness.begin()
@@ -149,13 +150,13 @@ def test_drops_an_iteration_that_is_not_finite_as_a_whole(toy, broken):
 
 
 def test_without_an_iteration_there_is_no_mean(toy):
-    mean, loss, count = TaylorIdleness(toy.tokens).compute()
+    mean, loss, count = TaylorIdleness(toy).compute()
     assert mean.isnan().all() and loss != loss and count == 0
 
 
 def test_sums_of_processes_add_up(toy):
     x, y, z = inputs(3)
-    one, other, both = (TaylorIdleness(toy.tokens) for _ in range(3))
+    one, other, both = (TaylorIdleness(toy) for _ in range(3))
     for idleness, batches in ((one, [x]), (other, [y, z]), (both, [x, y, z])):
         for batch in batches:
             train_step(toy, idleness, batch)
@@ -166,7 +167,7 @@ def test_sums_of_processes_add_up(toy):
 
 def test_score_is_float32_for_low_precision_prompts():
     tokens = nn.Parameter(torch.full((1, 3000), 0.01, dtype=torch.bfloat16))
-    idleness = TaylorIdleness(tokens)
+    idleness = TaylorIdleness(SimpleNamespace(tokens=tokens))
     idleness.begin()
     (tokens * 1.0).sum().backward()
     idleness.end(0.0)
@@ -176,7 +177,7 @@ def test_score_is_float32_for_low_precision_prompts():
 
 
 def test_state_continues_a_period(toy, tmp_path):
-    whole, first, second = (TaylorIdleness(toy.tokens) for _ in range(3))
+    whole, first, second = (TaylorIdleness(toy) for _ in range(3))
     batches = inputs(4)
     for x in batches:
         train_step(toy, whole, x)
@@ -190,18 +191,18 @@ def test_state_continues_a_period(toy, tmp_path):
 
 
 def test_state_of_other_prompts_raises(toy):
-    state = TaylorIdleness(nn.Parameter(torch.zeros(7, 4))).state_dict()
+    state = TaylorIdleness(SimpleNamespace(tokens=nn.Parameter(torch.zeros(7, 4)))).state_dict()
     with pytest.raises(ValueError, match='7 prompts.*has 5'):
-        TaylorIdleness(toy.tokens).load_state_dict(state)
+        TaylorIdleness(toy).load_state_dict(state)
 
 
 def test_end_without_begin_raises(toy):
     with pytest.raises(RuntimeError, match='without begin'):
-        TaylorIdleness(toy.tokens).end(0.0)
+        TaylorIdleness(toy).end(0.0)
 
 
 def test_copies_of_the_model_do_not_feed_it(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     twin = copy.deepcopy(toy)
     x, = inputs(1)
     idleness.begin()
@@ -211,7 +212,7 @@ def test_copies_of_the_model_do_not_feed_it(toy):
 
 
 def test_closed_it_hears_nothing(toy):
-    idleness = TaylorIdleness(toy.tokens)
+    idleness = TaylorIdleness(toy)
     idleness.close()
     train_step(toy, idleness, inputs(1)[0])
     assert not idleness.compute()[0].any()

@@ -1,0 +1,77 @@
+"""The training loss on a few held batches, for the true removal of prompts (METHOD § 3, ``verify_top``)."""
+import copy
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import Tensor
+
+
+@contextmanager
+def fixed_randomness(seed: int):
+    """Inside, every global generator starts from ``seed``; afterwards each goes on as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+class HeldBatches:
+    """A few batches of the training data and the model's loss on them, the same at each call.
+
+    They are drawn by ``seed`` and pass the training pipeline, so a resumed run draws the same and nothing has to be
+    kept between periods. Each process draws its own. Training is not disturbed: no global generator moves.
+
+    Args:
+        runner (Runner): Its training dataset must be indexable, and its model an MMEngine ``BaseModel``.
+        optim_wrapper (OptimWrapper): Its context (autocast) is that of the training forward.
+        num_batches (int): Batches per process, of the training dataloader's size.
+        seed (int): Another one for each period.
+
+    Raises:
+        TypeError: The training dataset cannot be indexed.
+    """
+
+    def __init__(self, runner: Runner, optim_wrapper: OptimWrapper, num_batches: int, seed: int) -> None:
+        loader = runner.train_dataloader
+        if not hasattr(loader.dataset, '__getitem__') or not hasattr(loader.dataset, '__len__'):
+            raise TypeError(f'verify_top draws training images by number, but {type(loader.dataset).__name__} is not '
+                            'indexable: use verify_top=0 or a map-style dataset')
+        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._optim_wrapper = optim_wrapper
+        self._seed = seed * dist.get_world_size() + dist.get_rank()
+        size = loader.batch_sampler.batch_size
+        generator = torch.Generator().manual_seed(self._seed)
+        chosen = torch.randperm(len(loader.dataset), generator=generator)[:num_batches * size].tolist()
+        with fixed_randomness(self._seed):
+            self._batches = [loader.collate_fn([loader.dataset[i] for i in chosen[start:start + size]])
+                             for start in range(0, len(chosen), size)]
+
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        """Mean loss over the batches of all processes, (1,) float32; every process must call it."""
+        training = self._model.training
+        self._model.eval()
+        losses = []
+        with fixed_randomness(self._seed), self._optim_wrapper.optim_context(self._model):
+            for batch in self._batches:
+                # A preprocessor may write into what it is given.
+                data = self._model.data_preprocessor(copy.deepcopy(batch), True)
+                loss, _ = self._model.parse_losses(self._model._run_forward(data, mode='loss'))
+                losses.append(loss.float())
+        self._model.train(training)
+        mean = torch.stack(losses).mean().reshape(1)
+        dist.all_reduce(mean, 'mean')
+        return mean

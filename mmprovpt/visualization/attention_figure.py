@@ -1,0 +1,69 @@
+"""What an image's queries look at, as one figure."""
+import math
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .attention import Looks
+from .relocation import save
+
+MAPS_PER_ROW = 6
+
+
+def plot_attention(looks: Looks, image: np.ndarray, path: Union[str, Path], title: str = '') -> Path:
+    """Draw the weight of prompts in each block, and for each block which patches are looked at (001 Fig. 7 and ix).
+
+    Each map has its own scale, from its least (dark) to its largest weight (bright); its title says how much of the
+    attention goes to patches (the rest: class token and prompts).
+
+    Args:
+        looks: Of :func:`~mmprovpt.visualization.look`.
+        image: (H, W, 3) uint8, RGB, as the backbone saw it.
+        path: PNG to write; its folder must exist.
+        title: Of the image.
+
+    Returns:
+        ``path``.
+    """
+    rows = math.ceil(len(looks.patches) / MAPS_PER_ROW)
+    heights = [3.2, rows * (0.3 + 1.9 * image.shape[0] / image.shape[1])]  # inches
+    figure = Figure(figsize=(12, sum(heights)), dpi=150, layout='constrained')
+    FigureCanvasAgg(figure)
+    parts = figure.subfigures(2, 1, height_ratios=heights) if rows else None
+    top = figure if parts is None else parts[0]
+    left, right = top.subplots(1, 2, width_ratios=[1, 3])
+    left.imshow(image)
+    left.set_axis_off()
+    left.set_title(title, fontsize=8)
+    _draw_prompts(right, looks)
+    if rows:
+        grid = list(parts[1].subplots(rows, MAPS_PER_ROW, squeeze=False).flat)
+        for axes in grid:
+            axes.set_axis_off()
+        for block, (axes, patches) in enumerate(zip(grid, looks.patches)):
+            axes.imshow(image.mean(2), cmap='gray')
+            size = image.shape[:2]
+            smooth = F.interpolate(patches[None, None].float(), size, mode='bilinear')[0, 0]
+            axes.imshow(smooth, cmap='inferno', alpha=0.7)
+            axes.set_title(f'block {block}: {float(patches.sum()):.0%}', fontsize=8)
+    save(figure, Path(path))
+    return Path(path)
+
+
+def _draw_prompts(axes, looks: Looks) -> None:
+    """Bars: all prompts of a block; dots: each of them."""
+    blocks = range(len(looks.prompts))
+    axes.bar(blocks, [float(prompts.sum()) for prompts in looks.prompts], color='C0', alpha=0.35, label='all prompts')
+    points = [(block, float(weight)) for block in blocks for weight in looks.prompts[block]]
+    if points:
+        axes.scatter(*zip(*points), s=12, color='C3', linewidths=0, alpha=0.8, label='each prompt', zorder=3)
+    who = 'the class token' if looks.patches else 'all queries (mean)'
+    counts = [f'{block}\n({len(looks.prompts[block])})' for block in blocks]
+    axes.set_xticks(list(blocks), counts, fontsize=8)
+    axes.set(xlabel='Block (and its number of prompts)', ylabel='Attention weight', ylim=(0, None),
+             title=f'Attention of {who} to prompts')
+    axes.legend(fontsize=8, frameon=False)

@@ -1,0 +1,34 @@
+import importlib.util
+from pathlib import Path
+
+import timm
+import torch
+
+PATH = Path(__file__).parents[1] / 'examples/plain_pytorch.py'
+
+
+def test_plain_pytorch(capsys):
+    spec = importlib.util.spec_from_file_location('plain_pytorch', PATH)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    torch.manual_seed(0)
+    batches = [(torch.randn(4, 3, 32, 32), torch.randint(3, (4, ))) for _ in range(3)]
+    vit = timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
+                            num_classes=3)
+    frozen = {name: value.clone() for name, value in vit.state_dict().items() if 'head' not in name}
+    pool, moved = example.train(vit, batches, periods=5, num_tokens=2)
+    blocks = torch.arange(3).repeat_interleave(2)
+    for move in moved:
+        assert blocks[move.prompt] == move.source
+        blocks[move.prompt] = move.target
+    assert any(move.source != move.target for move in moved)
+    assert torch.equal(pool.block_index, blocks)
+    assert all(torch.equal(vit.state_dict()[name], value) for name, value in frozen.items())
+    losses = [float(line.split('loss ')[1].split(',')[0]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 5 and losses[-1] < losses[0]
+
+
+def test_it_needs_no_openmmlab():
+    imports = [line for line in PATH.read_text().splitlines() if line.startswith(('import', 'from'))]
+    assert [line.split()[1].partition('.')[0] for line in imports] == [
+        'timm', 'torch', 'torch', 'mmprovpt', 'mmprovpt']

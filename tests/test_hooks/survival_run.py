@@ -1,0 +1,56 @@
+"""One rank of runs that may be killed, one after the other: ``python survival_run.py JOB...``, each a JSON dict."""
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mmengine.hooks import Hook  # noqa: E402
+from test_hooks.toy_run import DISTRIBUTED, make_runner, relocation_hook  # noqa: E402
+
+CASES = dict(
+    epoch=dict(hook=dict(), epochs=5),
+    iteration=dict(hook=dict(interval=3, by_epoch=False), iters=20, checkpoint=dict(interval=4, by_epoch=False)))
+
+
+class KillMinus9(Hook):
+    """Ends the process between backward pass and bookkeeping, without a word."""
+    priority = 'VERY_HIGH'
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(folder, case=None, kill=None, **options):
+    """Train in ``folder`` and return what came out of it."""
+    options = {**CASES.get(case, {}), **options}
+    if torch.distributed.is_initialized():
+        options.update(DISTRIBUTED, batch_size=2)
+    runner = make_runner(folder, hooks=[] if kill is None else [KillMinus9(kill)], **options)
+    runner.train()
+    hook = relocation_hook(runner)
+    momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
+    tensors = {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
+    return dict(tensors, momentum=momentum), hook.history.rows
+
+
+def main(jobs):
+    rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    jobs = [json.loads(job) for job in jobs]
+    if world_size > 1:  # mmengine's own start needs a GPU per process
+        torch.distributed.init_process_group(
+            'gloo', init_method=f'file://{os.environ["RENDEZVOUS"]}', rank=rank, world_size=world_size)
+    for job in jobs:
+        torch.save(train(**job), f'{job["folder"]}/result{rank}.pth')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

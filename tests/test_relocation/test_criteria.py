@@ -1,0 +1,227 @@
+"""Each criterion on every backbone, against derivatives taken by finite differences, and against true removal."""
+import pytest
+import torch
+from matrix import CASES, build, concatenating, images, outputs
+
+from mmprovpt.relocation.idleness import CRITERIA, true_idleness
+
+BATCH = 3
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+def prompted(case, dropout=0., **overrides):
+    torch.manual_seed(0)
+    counts = [(block + 1) % 3 for block in range(case.depth)]
+    backbone = build(case, dict(num_tokens=counts, dropout=dropout), **overrides).train()
+    with torch.no_grad():  # as trained prompts are: of another scale, no two alike
+        backbone.prompts.tokens *= torch.linspace(0.5, 5, len(backbone.prompts.tokens))[:, None]
+    return backbone
+
+
+def sample_losses(backbone, x):
+    """(B,) losses of single samples, not linear in the outputs."""
+    total = 0
+    for out in outputs(backbone, x):
+        out = out.flatten(1)
+        total = total + (out * torch.linspace(-1, 1, out.shape[1], dtype=out.dtype)).mean(1).mul(3).sin()
+    return total
+
+
+def measure(criterion, backbone, x, scale=1.):
+    idleness = CRITERIA[criterion](backbone.prompts)
+    idleness.begin(scale)
+    loss = sample_losses(backbone, x).mean()
+    (loss * scale).backward()
+    idleness.end(loss)
+    idleness.close()
+    return idleness
+
+
+class FixedGates:
+    """An observer that opens given gates, (N,) one for each prompt, the same in all samples."""
+
+    def __init__(self, pool, gates):
+        self.pool, self.gates = pool, gates
+
+    def watch_rows(self, block, rows, norm):
+        pass
+
+    def open_gates(self, block, batch_size, q):
+        return self.gates[self.pool.members(block)].expand(batch_size, -1)
+
+
+def gate_derivatives(backbone, x, step=1e-4):
+    """(N, B) derivative of each sample's loss in each prompt's gate, by central differences in float64."""
+    pool, columns = backbone.prompts, []
+    with torch.no_grad():
+        for prompt in range(len(pool.tokens)):
+            losses = []
+            for sign in (1, -1):
+                gates = torch.zeros(len(pool.tokens), dtype=torch.float64)
+                gates[prompt] = sign * step
+                pool.observer = FixedGates(pool, gates)
+                losses.append(sample_losses(backbone, x))
+            columns.append((losses[0] - losses[1]) / (2 * step))
+    pool.observer = None
+    return torch.stack(columns)
+
+
+def test_gates(case):
+    backbone, x = prompted(case), images(case, batch=BATCH)
+    first = measure('gate', backbone, x).compute()[0]
+    second = measure('gate_fisher', backbone, x).compute()[0]
+    gamma = gate_derivatives(backbone.double(), x.double())
+    expected = gamma.mean(1)
+    scale = expected.abs().max()
+    torch.testing.assert_close(first.double() / scale, expected / scale, rtol=0, atol=2e-4)
+    expected = gamma.mean(1) - gamma.square().mean(1) / 2
+    scale = expected.abs().max()
+    torch.testing.assert_close(second.double() / scale, expected / scale, rtol=0, atol=2e-4)
+
+
+def test_open_gates_change_nothing_and_a_closed_one_removes(case):
+    backbone, x = prompted(case), images(case)
+    pool = backbone.prompts
+    with torch.no_grad():
+        plain = outputs(backbone, x)
+        gates = torch.zeros(len(pool.tokens))
+        pool.observer = FixedGates(pool, gates)
+        for a, b in zip(outputs(backbone, x), plain):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        gates[1] = -1e4
+        closed = outputs(backbone, x)
+        pool.observer = None
+        with pool.without(1):
+            removed = outputs(backbone, x)
+        for a, b in zip(closed, removed):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(closed[-1], plain[-1])
+
+
+def test_taylor_norm(case, monkeypatch):
+    """The derivative in a factor on the standardised prompt, at 1."""
+    backbone, x = prompted(case), images(case, batch=BATCH)
+    measured = measure('taylor_norm', backbone, x).compute()[0]
+    backbone, x, step = backbone.double(), x.double(), 1e-4
+    pool, expected = backbone.prompts, []
+    from mmprovpt.attention import PromptReader
+    read = PromptReader.read
+
+    def scaled(self):
+        rows = read(self)
+        if rows is None:
+            return None
+        shift = self.norm.bias
+        return (rows - shift) * factors[pool.members(self.block)][:, None] + shift
+
+    monkeypatch.setattr(PromptReader, 'read', scaled)
+    with torch.no_grad():
+        for prompt in range(len(pool.tokens)):
+            losses = []
+            for sign in (1, -1):
+                factors = torch.ones(len(pool.tokens), dtype=torch.float64)
+                factors[prompt] += sign * step
+                losses.append(sample_losses(backbone, x).mean())
+            expected.append((losses[0] - losses[1]) / (2 * step))
+    expected = torch.stack(expected)
+    scale = expected.abs().max()
+    torch.testing.assert_close(measured.double() / scale, expected / scale, rtol=0, atol=2e-4)
+
+
+def test_taylor(case):
+    """By hand from the gradient."""
+    backbone, x = prompted(case), images(case, batch=BATCH)
+    measured = measure('taylor', backbone, x).compute()[0]
+    backbone.prompts.tokens.grad = None
+    sample_losses(backbone, x).mean().backward()
+    tokens = backbone.prompts.tokens
+    expected = torch.tensor([float(tokens[k].detach() @ tokens.grad[k]) for k in range(len(tokens))])
+    # Its terms cancel down to their rounding.
+    torch.testing.assert_close(measured, expected, rtol=1e-4, atol=3e-8)
+
+
+def test_need(case):
+    """Mean squared gradient of a block's prompts in the standardised metric, prompt by prompt."""
+    backbone, x = prompted(case), images(case, batch=BATCH)
+    pool = backbone.prompts
+    need = measure('taylor', backbone, x).need(pool.block_index, pool.num_blocks)
+    seen = {}
+
+    class Recorder(FixedGates):
+
+        def watch_rows(self, block, rows, norm):
+            rows.retain_grad()
+            seen[block] = rows, norm
+
+        def open_gates(self, *args):
+            return None
+
+    pool.observer = Recorder(pool, None)
+    sample_losses(backbone, x).mean().backward()
+    pool.observer = None
+    for block in range(pool.num_blocks):
+        if pool.members(block) is None:
+            assert need[block].isnan()
+            continue
+        rows, norm = seen[block]
+        expected = sum(float(((g * norm.weight)**2).sum()) for g in rows.grad) / len(rows)
+        assert float(need[block]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize('criterion', CRITERIA)
+@pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.with_cp])
+def test_checkpointing_dropout_and_scale_change_nothing(name, criterion):
+    case, results = CASES[name], []
+    for with_cp, scale in ((False, 1.), (True, 1.), (False, 1024.)):
+        backbone = prompted(case, dropout=0.2, with_cp=with_cp)
+        torch.manual_seed(1)
+        results.append(measure(criterion, backbone, images(case, batch=BATCH), scale))
+    plain, checkpointed, scaled = (result.sums for result in results)
+    assert plain[:results[0].num_prompts].ne(0).all()
+    torch.testing.assert_close(checkpointed, plain, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(scaled, plain, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize('criterion', CRITERIA)
+def test_bfloat16_autocast(case, criterion):
+    """Close to float32; but for taylor, whose terms cancel (METHOD § 3)."""
+    scores = []
+    for enabled in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            scores.append(measure(criterion, prompted(case), images(case, batch=BATCH)).compute()[0])
+    assert all(score.dtype == torch.float32 and score.isfinite().all() for score in scores)
+    if criterion != 'taylor':
+        assert torch.cosine_similarity(*scores, 0) > 0.9
+
+
+@torch.no_grad()
+def test_true_idleness_is_that_of_a_backbone_without_the_prompt(case):
+    backbone, upstream, x = prompted(case).eval(), build(case), images(case)
+    pool = backbone.prompts
+    rows = [pool.tokens[pool.block_index == block, :pool.widths[block]] for block in range(pool.num_blocks)]
+    prompts = [0, len(pool.tokens) - 1]
+    scores = true_idleness(pool, prompts, lambda: sample_losses(backbone, x).mean())
+    with concatenating(upstream, rows):
+        whole = sample_losses(upstream, x).mean()
+    for prompt, score in zip(prompts, scores):
+        left = [k for k in range(len(pool.tokens)) if k != prompt]
+        rows = [pool.tokens[[k for k in left if pool.block_index[k] == block], :pool.widths[block]]
+                for block in range(pool.num_blocks)]
+        with concatenating(upstream, rows):
+            expected = whole - sample_losses(upstream, x).mean()
+        assert float(score) == pytest.approx(float(expected), abs=1e-5)
+    assert pool.distribution.sum() == len(pool.tokens) and scores.abs().min() > 1e-6
+
+
+def test_nothing_is_measured_without_gradients(case):
+    backbone = prompted(case)
+    idleness = CRITERIA['gate_fisher'](backbone.prompts)
+    idleness.begin()
+    with torch.no_grad():  # as validation between two iterations
+        sample_losses(backbone, images(case))
+    idleness.end(1.)
+    assert not idleness.sums[:2 * idleness.num_prompts].any()

@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from mmprovpt.relocation import PeriodLoss, RewardBaseline
+
+LOSSES = [8.0, 4.0, 2.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize('tail,last', [(1.0, 5), (0.6, 3), (0.5, 2), (0.2, 1), (0.01, 1)])
+def test_loss_is_the_mean_of_the_last_part(tail, last):
+    loss = PeriodLoss(tail)
+    for position, value in enumerate(LOSSES):
+        loss.add(torch.tensor(value, requires_grad=True), position, 5)
+    mean, count = loss.compute()
+    assert (mean, count) == (pytest.approx(sum(LOSSES[-last:]) / last), last)
+    loss.reset()
+    assert math.isnan(loss.compute()[0]) and loss.compute()[1] == 0
+
+
+def test_what_is_not_finite_does_not_count_and_state_resumes():
+    loss, other = PeriodLoss(), PeriodLoss()
+    for position, value in enumerate([1.0, float('nan'), 3.0, float('inf')]):
+        loss.add(value, position, 5)
+    other.load_state_dict(loss.state_dict())
+    other.add(5.0, 4, 5)
+    assert loss.compute() == (2.0, 2) and other.compute() == (3.0, 3)
+
+
+def test_no_baseline_is_the_reward_itself():
+    baseline = RewardBaseline()
+    assert [baseline.advantage(r) for r in LOSSES] == LOSSES and baseline.rewards == []
+
+
+def test_mean_and_trend_by_hand():
+    mean = RewardBaseline('mean', window=3)
+    assert [mean.advantage(r) for r in (8.0, 4.0, 3.0, 1.0, 0.0)] == [0, -4, -3, -4, pytest.approx(-8 / 3)]
+    trend = RewardBaseline('trend')
+    # A straight line is expected from the fourth number on; before, the mean is.
+    assert [trend.advantage(r) for r in (8.0, 7.0, 6.0, 5.0, 4.0, 9.0)] == pytest.approx([0, -1, -1.5, 0, 0, 6])
+
+
+@pytest.mark.parametrize('kind,noise', [('mean', 0.1), ('trend', 0.467)])
+def test_noise_that_a_baseline_adds(kind, noise):
+    """A window of 10: a tenth of the variance for the mean, 0.1 + 5.5² / 82.5 for the line."""
+    rewards = torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    baseline = RewardBaseline(kind)
+    credits = torch.tensor([baseline.advantage(r) for r in rewards.tolist()])[10:]
+    assert float(credits.var()) == pytest.approx(1 + noise, rel=0.05)
+
+
+def test_baseline_state_resumes():
+    one, other = RewardBaseline('trend'), RewardBaseline('trend')
+    for reward in LOSSES:
+        one.advantage(reward)
+    other.load_state_dict(one.state_dict())
+    assert one.advantage(1.0) == other.advantage(1.0)
+
+
+def test_wrong_arguments_raise():
+    with pytest.raises(ValueError, match='loss_tail must be in .* is 0'):
+        PeriodLoss(0)
+    with pytest.raises(ValueError, match="None or one of .* is 'median'"):
+        RewardBaseline('median')
+    with pytest.raises(ValueError, match='window must be at least 1'):
+        RewardBaseline('mean', window=0)

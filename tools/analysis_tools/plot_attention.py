@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Draw what a prompted ViT's class token looks at in an image: prompts per block, and maps of patches.
+
+A backbone without a class token (Swin) has no such maps; the attention to prompts is then the mean over all queries.
+The whole image is given to the backbone at once, also where the config tests with sliding windows.
+"""
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+
+from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.setup import sync_bn_to_bn, user_errors
+from mmprovpt.visualization import look, plot_attention
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('--out', default='attention.png', metavar='FILE', help='picture (PNG) to write')
+    return parser.parse_args()
+
+
+def build_model(cfg, checkpoint):
+    """The model in eval mode, on the CPU, with the checkpoint's weights only."""
+    sync_bn_to_bn(cfg.model)
+    if 'data_preprocessor' in cfg:  # MMPretrain and MMSegmentation keep it outside of the model
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    backbone = getattr(model, 'backbone', None)
+    if not hasattr(backbone, 'prompts'):
+        raise ConfigError(f'the model of the config has no prompted backbone, but {type(backbone).__name__}')
+    weights = load_checkpoint(model, checkpoint, map_location='cpu')
+    if not any(key.endswith('prompts.tokens') for key in weights.get('state_dict', weights)):
+        raise ConfigError(f'{checkpoint} holds no prompts: those drawn would be random')
+    return model.eval()
+
+
+def preprocess(cfg, model, image):
+    """(1, 3, H, W), as the backbone gets it in testing."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    # The image is all that there is.
+    steps = [step for step in dataset.pipeline if 'Annotations' not in step['type']]
+    data = Compose(steps)(dict(img_path=image, img_id=0))
+    return model.data_preprocessor(pseudo_collate([data]), False)['inputs']
+
+
+def picture(model, inputs):
+    """(H, W, 3) uint8 of what the backbone sees, normalisation undone."""
+    image, normalisation = inputs[0], model.data_preprocessor
+    if getattr(normalisation, '_enable_normalize', False):
+        image = image * normalisation.std + normalisation.mean
+    return image.permute(1, 2, 0).clamp(0, 255).byte().numpy()
+
+
+@user_errors()
+@torch.no_grad()
+def main():
+    args = parse_args()
+    for kind, path in (('config', args.config), ('checkpoint', args.checkpoint), ('image', args.image)):
+        if not Path(path).is_file():
+            raise ConfigError(f'no such {kind} file: {path} (looked for: {Path(path).absolute()})')
+    cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = build_model(cfg, args.checkpoint)
+    inputs = preprocess(cfg, model, args.image)
+    looks = look(model.backbone, inputs)
+    if not looks.patches:
+        print('This backbone has no class token: the mean over all queries is drawn, and no maps of patches.')
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(plot_attention(looks, picture(model, inputs), out, title=Path(args.image).name))
+
+
+if __name__ == '__main__':
+    main()
