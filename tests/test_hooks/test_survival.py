@@ -83,14 +83,14 @@ def two_processes(tmp_path_factory):
             for path in folder.iterdir() if path.is_dir()}
 
 
-@pytest.mark.parametrize('case', KILLS)
-def test_two_processes_killed_and_resumed(two_processes, case):
-    part, whole = (next(results for path, results in two_processes.items() if path.name == f'{kind}-{case}')
-                   for kind in ('part', 'whole'))
-    assert_same(part[0], whole[0])
-    assert moved(whole[0][1]) >= 2
-    for results in (part, whole):
-        assert all(torch.equal(results[0][0][name], results[1][0][name]) for name in results[0][0])
+def test_two_processes_killed_and_resumed(two_processes):
+    results = {path.name: ranks for path, ranks in two_processes.items()}
+    for case in KILLS:
+        part, whole = results[f'part-{case}'], results[f'whole-{case}']
+        assert_same(part[0], whole[0])
+        assert moved(whole[0][1]) >= 2
+        for first, second in (part, whole):
+            assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
 
 
 def test_a_rank_whose_loss_is_not_finite_stops_relocation_and_hangs_nobody(two_processes):
