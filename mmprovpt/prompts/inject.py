@@ -3,6 +3,7 @@ import inspect
 import math
 from typing import Dict, List, NamedTuple, Tuple
 
+from mmengine.logging import print_log
 from torch import nn
 
 from mmprovpt.attention import (
@@ -75,6 +76,9 @@ def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptPool:
     adopt(backbone, FrozenBackbone)
     backbone.prompts = pool
     backbone.train(backbone.training)
+    frozen = sum(parameter.numel() for name, parameter in backbone.named_parameters() if not name.startswith('prompts.'))
+    print_log(f'{type(backbone).__name__}: {len(pool.tokens)} prompts in {pool.num_blocks} blocks, {pool.num_active:,} '
+              f'trainable parameters beside {frozen:,} frozen ones', 'current')
     return pool
 
 
