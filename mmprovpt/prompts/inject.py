@@ -76,7 +76,7 @@ def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptPool:
     adopt(backbone, FrozenBackbone)
     backbone.prompts = pool
     backbone.train(backbone.training)
-    frozen = sum(parameter.numel() for name, parameter in backbone.named_parameters() if not name.startswith('prompts.'))
+    frozen = sum(parameter.numel() for parameter in backbone.parameters()) - pool.tokens.numel()
     print_log(f'{type(backbone).__name__}: {len(pool.tokens)} prompts in {pool.num_blocks} blocks, {pool.num_active:,} '
               f'trainable parameters beside {frozen:,} frozen ones', 'current')
     return pool
