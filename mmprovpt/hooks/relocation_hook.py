@@ -210,11 +210,11 @@ class PromptRelocationHook(Hook):
         """Close the period: decide on rank 0, move on every rank, record."""
         self._boundary = runner.epoch if self.by_epoch else runner.iter
         self._merge_ranks()
-        verified = self._verify(runner)
+        idleness, _, count = self._idleness.compute()  # NaN but on rank 0, which has the sums of all
+        verified = self._verify(runner, idleness)
         decision = torch.full((self.relocator.relocate_per_period, 2), -1)
         measured, loss, moves, means = False, float('nan'), [], []
         if dist.is_main_process():
-            idleness, _, count = self._idleness.compute()
             loss, _ = self._loss.compute()
             # Nothing at all was measured if the checkpoint is of a run without this hook.
             measured = count + self._idleness.num_dropped > 0
@@ -233,16 +233,14 @@ class PromptRelocationHook(Hook):
         self._idleness.reset()
         self._loss.reset()
 
-    def _verify(self, runner: Runner) -> Dict[int, float]:
+    def _verify(self, runner: Runner, idleness: Tensor) -> Dict[int, float]:
         """True idleness of the nominated prompts; every rank must call it."""
         if self._pruner.verify_top == 0:
             return {}
         nominated = torch.full((self._pruner.verify_top, ), -1)
-        if dist.is_main_process():
-            idleness, _, _ = self._idleness.compute()
-            if idleness.isfinite().all():
-                top = idleness.topk(min(len(nominated), len(idleness))).indices
-                nominated[:len(top)] = top
+        if idleness.isfinite().all():
+            top = idleness.topk(min(len(nominated), len(idleness))).indices
+            nominated[:len(top)] = top
         dist.broadcast(nominated)
         prompts = [prompt for prompt in nominated.tolist() if prompt >= 0]
         if not prompts:

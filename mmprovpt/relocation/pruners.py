@@ -7,6 +7,12 @@ from torch import Tensor
 from .idleness import CRITERIA
 
 
+def check_criterion(criterion: str) -> None:
+    """Raise ValueError, naming the known ones, if there is no such criterion."""
+    if criterion not in CRITERIA:
+        raise ValueError(f'unknown criterion {criterion!r}; known are {", ".join(CRITERIA)}')
+
+
 class IdlenessPruner:
     """Prune the idlest prompt, if it does harm (001 Eq. 3 and 5).
 
@@ -23,8 +29,7 @@ class IdlenessPruner:
     """
 
     def __init__(self, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2) -> None:
-        if criterion not in CRITERIA:
-            raise ValueError(f'unknown criterion {criterion!r}; known are {", ".join(CRITERIA)}')
+        check_criterion(criterion)
         if verify_top < 0 or verify_batches < 1:
             raise ValueError(f'verify_top must be at least 0 and verify_batches at least 1, but they are {verify_top} '
                              f'and {verify_batches}')
@@ -73,8 +78,7 @@ class RandomPruner:
     """
 
     def __init__(self, criterion: str = 'taylor', seed: int = 0) -> None:
-        if criterion not in CRITERIA:
-            raise ValueError(f'unknown criterion {criterion!r}; known are {", ".join(CRITERIA)}')
+        check_criterion(criterion)
         self.criterion = criterion
         self.verify_top = 0
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,6 @@
 """What tools/train.py and tools/test.py share: options, and running configs for GPUs on CPU."""
 import argparse
+import atexit
 import json
 import os
 import os.path as osp
@@ -80,6 +81,8 @@ def adapt_to_cpu(cfg: Config) -> None:
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
         torch.distributed.init_process_group(
             'gloo', timeout=timedelta(seconds=cfg.env_cfg.dist_cfg.get('timeout', 1800)))
+        # Its threads, still running when the interpreter ends, now and then abort the process.
+        atexit.register(torch.distributed.destroy_process_group)
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,

@@ -140,6 +140,7 @@ def main(folder):
         results.append(dict(tokens=hook._pool.tokens.data, blocks=hook._pool.block_index,
                             momentum=momentum, rows=hook.history.rows))
     torch.save(results, f'{folder}/{torch.distributed.get_rank()}.pth')
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
