@@ -50,8 +50,8 @@ def main(jobs):
             'gloo', init_method=f'file://{os.environ["RENDEZVOUS"]}', rank=rank, world_size=world_size)
     for job in jobs:
         torch.save(train(**job), f'{job["folder"]}/result{rank}.pth')
-    if world_size > 1:  # else its threads, still running at exit, now and then abort the process
-        torch.distributed.destroy_process_group()
+    if world_size > 1:  # at the interpreter's end gloo's threads now and then abort it, when all has been written
+        os._exit(0)
 
 
 if __name__ == '__main__':

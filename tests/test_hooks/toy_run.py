@@ -1,4 +1,5 @@
 """A tiny prompted model and its Runner; as a script, one process of a distributed run."""
+import os
 import sys
 import uuid
 
@@ -140,7 +141,7 @@ def main(folder):
         results.append(dict(tokens=hook._pool.tokens.data, blocks=hook._pool.block_index,
                             momentum=momentum, rows=hook.history.rows))
     torch.save(results, f'{folder}/{torch.distributed.get_rank()}.pth')
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # at the interpreter's end gloo's threads now and then abort it, when all has been written
 
 
 if __name__ == '__main__':
