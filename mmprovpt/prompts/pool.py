@@ -45,6 +45,8 @@ class PromptPool(nn.Module):
         # Who measures prompts in forward and backward, see mmprovpt.relocation; set from outside.
         self.observer = None
         self._hidden: Optional[int] = None
+        self._guest: Optional[int] = None
+        self._guests: Optional[List[Tensor]] = None
         # A parameter that no forward uses would stall DDP.
         self.tokens.requires_grad_(len(self.tokens) > 0)
         self._index_rows()
@@ -81,7 +83,8 @@ class PromptPool(nn.Module):
         index = self._block_rows[block]
         if index is None:
             return None
-        return self.tokens.index_select(0, index)[:, :self.widths[block]]
+        rows = self.tokens.index_select(0, index)[:, :self.widths[block]]
+        return rows if self._guests is None else torch.cat([rows[:-1], self._guests[block][None]])
 
     @contextmanager
     def without(self, prompt: int):
@@ -92,6 +95,22 @@ class PromptPool(nn.Module):
             yield
         finally:
             self._hidden = None
+            self._index_rows()
+
+    @contextmanager
+    def guest(self, prompt: int):
+        """For the time of a ``with``, every block reads this prompt as its last row, mapped to its width."""
+        row = self.tokens.detach()[prompt, :self.widths[int(self.block_index[prompt])]]
+        # A fresh draw (carry='reinit') is of no use before it is drawn.
+        carried = {width: row if width == len(row) else CARRIERS['project'](self, row, width)
+                   for width in set(self.widths)}
+        self._guest = prompt
+        self._guests = [carried[width].detach() for width in self.widths]
+        self._index_rows()
+        try:
+            yield
+        finally:
+            self._guest = self._guests = None
             self._index_rows()
 
     @torch.no_grad()
@@ -131,6 +150,9 @@ class PromptPool(nn.Module):
             index = index.clone()
             index[self._hidden] = -1
         rows: List[Optional[Tensor]] = [(index == block).nonzero().flatten() for block in range(self.num_blocks)]
+        if self._guest is not None:
+            guest = index.new_tensor([self._guest])
+            rows = [torch.cat([row[row != self._guest], guest]) for row in rows]
         self._block_rows = [row if len(row) else None for row in rows]
 
     def __getstate__(self):

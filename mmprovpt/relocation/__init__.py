@@ -3,13 +3,14 @@ import inspect
 from typing import Dict
 
 from .allocator import Allocator
-from .bandits import NeedAllocator, ThompsonAllocator, UniformAllocator
+from .bandits import NeedAllocator, ThompsonAllocator, UniformAllocator, VirtualAllocator
 from .history import RelocationHistory
 from .idleness import CRITERIA, TaylorIdleness, true_idleness
 from .ppo import JointPPOAllocator, PPOAllocator
 from .pruners import IdlenessPruner, RandomPruner
 from .relocator import Move, Relocator
 from .reward import PeriodLoss, RewardBaseline
+from .virtual import virtual_gain
 
 PRUNERS: Dict[str, type] = dict(IdlenessPruner=IdlenessPruner, RandomPruner=RandomPruner)
 ALLOCATORS: Dict[str, type] = dict(
@@ -17,7 +18,8 @@ ALLOCATORS: Dict[str, type] = dict(
     JointPPOAllocator=JointPPOAllocator,
     ThompsonAllocator=ThompsonAllocator,
     UniformAllocator=UniformAllocator,
-    NeedAllocator=NeedAllocator)
+    NeedAllocator=NeedAllocator,
+    VirtualAllocator=VirtualAllocator)
 
 
 def check_config(config: dict, classes: Dict[str, type]) -> None:
@@ -61,5 +63,6 @@ def build(config: dict, classes: Dict[str, type], **runtime):
 __all__ = [
     'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'IdlenessPruner', 'JointPPOAllocator', 'Move', 'NeedAllocator',
     'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator', 'RewardBaseline', 'TaylorIdleness',
-    'ThompsonAllocator', 'UniformAllocator', 'build', 'check_config', 'true_idleness'
+    'ThompsonAllocator', 'UniformAllocator', 'VirtualAllocator', 'build', 'check_config', 'true_idleness',
+    'virtual_gain'
 ]

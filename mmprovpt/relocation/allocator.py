@@ -4,7 +4,7 @@ from typing import Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-Signals = Optional[Dict[str, Tensor]]
+Signals = Optional[Dict[str, Tensor]]  # (L,) each, by name
 
 
 class Allocator:
@@ -76,22 +76,23 @@ class Allocator:
 
 
 def block_signal(signals: Signals, name: str, num_blocks: int) -> Tensor:
-    r"""Log of a positive signal per block, less its mean: no unit, 0 where nothing is known.
+    r"""A signal per block as logits: no unit, mean 0, and 0 where nothing is known.
 
-    A policy that adds w times this to its logits favours a block by (signal / geometric mean)^w.
-    A block without prompts has no gradient, so what is not finite counts as unknown, and neutral;
-    a signal below a millionth of the largest counts as that millionth, for the log of 0.
+    ``need``, which is positive, becomes its log less the mean: a policy that adds w times this to its logits favours a
+    block by (need / geometric mean)^w; what is below a millionth of the largest counts as that millionth. ``virtual``,
+    a gain of either sign, becomes its deviation from the mean in standard deviations. A value that is not finite
+    (a block without prompts has no gradient) counts as unknown, and neutral.
 
     Args:
-        signals (dict, optional): (L,) float tensors >= 0 by name.
-        name (str): Which of them.
+        signals (dict, optional): (L,) float tensors by name.
+        name (str): Which of them, ``'need'`` or ``'virtual'``.
         num_blocks (int): Number of blocks L.
 
     Returns:
         Tensor: (L,) float32 on the CPU, finite.
 
     Raises:
-        ValueError: The signal is missing, has another length or is negative somewhere.
+        ValueError: The signal is missing or has another length, or a need is negative.
     """
     if signals is None or name not in signals:
         given = 'none' if not signals else ', '.join(signals)
@@ -100,15 +101,30 @@ def block_signal(signals: Signals, name: str, num_blocks: int) -> Tensor:
     if values.shape != (num_blocks, ):
         raise ValueError(f'signal {name!r} must have one value for each of {num_blocks} blocks, '
                          f'but its shape is {tuple(values.shape)}')
+    logits = torch.zeros(num_blocks, dtype=torch.float64)
     known = torch.isfinite(values)
-    if bool((values[known] < 0).any()):
-        raise ValueError(f'signal {name!r} must not be negative, but is {values.tolist()}')
-    logs = torch.zeros(num_blocks, dtype=torch.float64)
-    largest = values[known].max() if bool(known.any()) else 0
-    if largest > 0:
-        logs[known] = (values[known] / largest).clamp(min=1e-6).log()
-        logs[known] -= logs[known].mean()
-    return logs.float()
+    if bool(known.any()):
+        logits[known] = _SCALES[name](values[known])
+    return logits.float()
+
+
+def _log_ratio(need: Tensor) -> Tensor:
+    if bool((need < 0).any()):
+        raise ValueError(f"signal 'need' must not be negative, but is {need.tolist()}")
+    if need.max() == 0:
+        return torch.zeros_like(need)
+    logs = (need / need.max()).clamp(min=1e-6).log()
+    return logs - logs.mean()
+
+
+def _standardised(gain: Tensor) -> Tensor:
+    centred = gain - gain.mean()
+    spread = centred.square().mean().sqrt()
+    return centred / spread if spread > 0 else torch.zeros_like(gain)
+
+
+_SCALES = dict(need=_log_ratio, virtual=_standardised)
+SIGNALS = tuple(_SCALES)
 
 
 def to_cpu(value):

@@ -1,4 +1,4 @@
-"""Allocators that look at no state: uniform, by need, and Thompson sampling."""
+"""Allocators that look at no state: uniform, by a signal, and Thompson sampling."""
 import math
 
 import torch
@@ -60,13 +60,29 @@ class NeedAllocator(UniformAllocator):
         self.temperature = temperature
 
     def act(self, state: Tensor, signals: Signals = None) -> int:
-        """Draw a block by need; see the base class."""
-        need = block_signal(signals, 'need', self.num_blocks)
+        """Draw a block by its signal; see the base class."""
+        logits = block_signal(signals, self.signals[0], self.num_blocks)
         if self.temperature == 0:
-            return int(need.argmax())
-        probs = torch.softmax(need / self.temperature, dim=0)
+            return int(logits.argmax())
+        probs = torch.softmax(logits / self.temperature, dim=0)
         self.diagnostics['entropy'] = float(torch.special.entr(probs).sum())
         return int(torch.multinomial(probs, 1, generator=self.generator))
+
+
+class VirtualAllocator(NeedAllocator):
+    r"""Go where opening the pruned prompt helps most at once (METHOD § 4, `virtual`).
+
+    The signal ``virtual`` is :func:`~mmprovpt.relocation.virtual_gain`, the first-order gain of the prompt in every
+    block, in standard deviations over blocks; a block is drawn with probability softmax(signal / T). It sees what the
+    prompt is worth on arrival, not after tuning (001 App. B, Discovery 3, warns of the difference).
+
+    Args:
+        num_blocks (int): Number of blocks L.
+        temperature (float): T >= 0; 0 is the argmax (the first of equals).
+        seed (int): Seed of its generator.
+    """
+
+    signals = ('virtual', )
 
 
 class ThompsonAllocator(UniformAllocator):

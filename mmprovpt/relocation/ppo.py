@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .allocator import Allocator, Signals, block_signal, to_cpu
+from .allocator import SIGNALS, Allocator, Signals, block_signal, to_cpu
 
 
 class Transition(NamedTuple):
@@ -73,12 +73,12 @@ class PPOAllocator(Allocator):
         reward_decay (float): In [0, 1): decay of the running mean and deviation by which rewards
             are normalised. Raw ones are about 1e-3 and positive while the training loss falls;
             undiscounted sums of a positive mean diverge and praise every action alike.
-        prior (str, optional): ``'need'`` adds ``prior_weight`` times the log of that signal (see
+        prior (str, optional): ``'need'`` or ``'virtual'`` adds ``prior_weight`` times that signal (see
             ``block_signal``) to the logits, so that the untrained policy is
-            :class:`~mmprovpt.relocation.NeedAllocator`. None: no prior, the paper.
+            :class:`~mmprovpt.relocation.NeedAllocator` or ``VirtualAllocator``. None: no prior, the paper.
         prior_weight (float): Its weight; 1 / temperature.
-        extra_state (Sequence[str]): ``('need', )`` appends the same (L,) numbers to what both
-            networks see. Empty: the paper.
+        extra_state (Sequence[str]): ``('need', )`` or ``('virtual', )`` appends these (L,) numbers to what
+            both networks see; the same signal as ``prior``, if both are given. Empty: the paper.
         seed (int): Seed of initialisation and sampling. The global generators are not touched.
 
     Raises:
@@ -109,13 +109,18 @@ class PPOAllocator(Allocator):
             raise ValueError(f'gamma must be in [0, 1], but is {gamma}')
         if not 0 <= reward_decay < 1:
             raise ValueError(f'reward_decay must be in [0, 1), but is {reward_decay}')
-        if prior not in (None, 'need') or tuple(extra_state) not in ((), ('need', )):
-            raise ValueError("prior must be None or 'need', and extra_state () or ('need',), but "
-                             f'they are {prior!r} and {extra_state!r}')
+        if prior not in (None, *SIGNALS) or tuple(extra_state) not in ((), *((name, ) for name in SIGNALS)):
+            raise ValueError(f'prior must be None or one of {SIGNALS}, and extra_state empty or a tuple of one of '
+                             f'them, but they are {prior!r} and {extra_state!r}')
+        used = {*extra_state, *([] if prior is None else [prior])}
+        if len(used) > 1:
+            raise ValueError(f'prior and extra_state must be the same signal, but are {prior!r} and {extra_state!r}')
+        if self.chooses_source and 'virtual' in used:
+            raise ValueError(f"{type(self).__name__} chooses block and target at once, but 'virtual' is about a prompt "
+                             "that has been chosen: use 'need'")
         self.prior_weight = 0.0 if prior is None else prior_weight
         self.has_extra_state = len(extra_state) > 0
-        if prior is not None or self.has_extra_state:
-            self.signals = ('need', )
+        self.signals = tuple(used)
         self.gamma = gamma
         self.clip = clip
         self.horizon = horizon
@@ -145,7 +150,7 @@ class PPOAllocator(Allocator):
         """The state as it is stored: with the signal, where one is used."""
         if not self.signals:
             return state.clone()
-        return torch.cat([state, block_signal(signals, 'need', self.num_blocks)])
+        return torch.cat([state, block_signal(signals, self.signals[0], self.num_blocks)])
 
     def _features(self, states: Tensor) -> Tensor:
         """What the networks see of stored states (..., 3L or 4L)."""

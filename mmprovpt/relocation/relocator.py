@@ -1,6 +1,6 @@
 """One period of prompt relocation: observe, reward, prune, allocate."""
 import math
-from typing import Dict, List, NamedTuple, Optional, Union
+from typing import Callable, Dict, List, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -112,15 +112,17 @@ class Relocator:
         self._pending: Optional[float] = None
 
     def step(self, loss: float, idleness: Tensor, block_index: Tensor,
-             signals: Signals = None, verified: Optional[Dict[int, float]] = None) -> List[Move]:
+             signals: Union[Signals, Callable[[Optional[int]], Signals]] = None,
+             verified: Optional[Dict[int, float]] = None) -> List[Move]:
         """Close a period and decide on the relocations that open the next one.
 
         Args:
             loss (float): Mean training loss of the period.
             idleness (Tensor): Mean idleness of every prompt over the period, (N,) float.
             block_index (Tensor): Block of every prompt in the period, (N,) int64.
-            signals (dict, optional): What the allocator asks for in ``signals``, each (L,) float;
-                see ``mmprovpt.relocation.allocator.block_signal`` for values that are unknown.
+            signals (dict or Callable, optional): What the allocator asks for in ``signals``, each (L,)
+                float; see ``mmprovpt.relocation.allocator.block_signal`` for values that are unknown. Or
+                a function that returns it, given the number of the pruned prompt (None without one).
             verified (dict, optional): True idleness by number of those prompts that alone may move
                 (``verify_top``); it then also is what the reward takes off. The state keeps
                 the estimates, which there are for all.
@@ -144,13 +146,14 @@ class Relocator:
             prompt = None if self.allocator.chooses_source else self.pruner.prune(scores, unmoved)
             source = None if prompt is None else int(blocks[prompt])
             state = policy_state(idleness, blocks, source, self.num_blocks)
+            seen = signals(prompt) if callable(signals) else signals
             if turn == 0 and pending is not None:
                 self.last_reward = pending - loss
                 credit = self.baseline.advantage(self.last_reward)
-                self.allocator.observe(credit, state, signals)
+                self.allocator.observe(credit, state, seen)
             if prompt is None and not self.allocator.chooses_source:
                 break
-            target = self.allocator.act(state, signals)
+            target = self.allocator.act(state, seen)
             if self.allocator.chooses_source:
                 source, target = divmod(target, self.num_blocks)
                 prompt = self.pruner.pick(idleness, (blocks == source).nonzero().flatten())

@@ -148,7 +148,9 @@ def test_wrong_arguments_raise():
                             (dict(type='NeedAllocator', temperature=-1), 'temperature must be in'),
                             (dict(type='ThompsonAllocator', decay=0), 'decay must be in'),
                             (dict(type='ThompsonAllocator', prior_scale=0), 'prior_scale must be in'),
-                            (dict(type='PPOAllocator', prior='gain'), "prior must be None or 'need'"),
+                            (dict(type='PPOAllocator', prior='gain'), 'prior must be None or one of'),
+                            (dict(type='PPOAllocator', prior='need', extra_state=('virtual', )), 'the same signal'),
+                            (dict(type='JointPPOAllocator', prior='virtual'), "use 'need'"),
                             (dict(type='PPOAllocator', extra_state='need'), 'extra_state')):
         with pytest.raises(ValueError, match=message):
             build(config, ALLOCATORS, **dict(num_blocks=4) if 'num_blocks' not in config else {})

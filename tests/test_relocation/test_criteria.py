@@ -1,9 +1,13 @@
 """Each criterion on every backbone, against derivatives taken by finite differences, and against true removal."""
+import copy
+import math
+
 import pytest
 import torch
 from matrix import CASES, build, concatenating, images, outputs
 
 from mmprovpt.relocation.idleness import CRITERIA, true_idleness
+from mmprovpt.relocation.virtual import OPENING, virtual_gain
 
 BATCH = 3
 
@@ -225,3 +229,46 @@ def test_nothing_is_measured_without_gradients(case):
         sample_losses(backbone, images(case))
     idleness.end(1.)
     assert not idleness.sums[:2 * idleness.num_prompts].any()
+
+
+@torch.no_grad()
+def slow_gain(backbone, x, block, step=1e-3):
+    """-∂loss / ∂gate of prompt 1, moved to a block, at the gate that virtual_gain uses: by differences in float64."""
+    backbone, x = copy.deepcopy(backbone).double(), x.double()
+    pool, losses = backbone.prompts, []
+    pool.relocate(1, block)
+    logs = torch.zeros(len(pool.tokens), dtype=torch.float64)
+    pool.observer = FixedGates(pool, logs)
+    for factor in (1 - step, 1 + step):
+        logs[1] = math.log(OPENING * factor)
+        losses.append(sample_losses(backbone, x).mean())
+    return float(losses[0] - losses[1]) / (2 * step * OPENING)
+
+
+def test_virtual_gain(case):
+    backbone, x = prompted(case), images(case, batch=BATCH)
+    pool = backbone.eval().prompts
+    watcher, before = pool.observer, [sample_losses(backbone, x).mean(), pool.distribution]
+    gains = virtual_gain(pool, 1, [lambda: sample_losses(backbone, x).mean()])
+    expected = torch.tensor([slow_gain(backbone, x, block) for block in range(pool.num_blocks)])
+    scale = expected.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(gains / scale, expected / scale, rtol=0, atol=5e-3)
+    # Everything is as before, and nobody got a gradient.
+    assert pool.observer is watcher and torch.equal(pool.distribution, before[1])
+    assert torch.equal(sample_losses(backbone, x).mean(), before[0])
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+
+
+def test_a_failing_model_leaves_the_pool_as_it_was():
+    backbone = prompted(CASES['timm-vit']).eval()
+    pool, members = backbone.prompts, [backbone.prompts.members(block) for block in range(3)]
+
+    def fail():
+        raise RuntimeError('no batch')
+
+    with pytest.raises(RuntimeError, match='no batch'):
+        virtual_gain(pool, 1, [fail])
+    assert pool.observer is None
+    for block, rows in enumerate(members):
+        assert rows is pool.members(block) is None or torch.equal(rows, pool.members(block))

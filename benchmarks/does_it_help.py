@@ -1,0 +1,190 @@
+"""Does relocation help? Equal budgets with and without it, on real images and a real pre-trained backbone.
+
+    python benchmarks/does_it_help.py --weights vit_small_patch14_dinov2.pth [--seeds 3] [--epochs 8] [--shard 0/2]
+
+Task and training: benchmarks/fashion_task.py (1000 training and 2000 test images of Fashion-MNIST, 60 prompts). All
+methods of one seed share images, initial prompts, order of images and dropout's generator, so differences are paired.
+Every finished run is a line of --out; a script that starts again goes on behind it, so it may be killed, and several
+may share the work (--shard i/n). The table is of what is there.
+"""
+import argparse
+import json
+from pathlib import Path
+from typing import Dict, List
+
+import torch
+from fashion_task import Classifier, add_options, load, optimizer
+
+from mmprovpt.relocation import (
+    CRITERIA,
+    IdlenessPruner,
+    NeedAllocator,
+    PPOAllocator,
+    RandomPruner,
+    Relocator,
+    ThompsonAllocator,
+    UniformAllocator,
+    VirtualAllocator,
+    true_idleness,
+    virtual_gain,
+)
+
+HELD = 64  # images of a verification, and of a virtual gain
+
+
+def verified() -> IdlenessPruner:
+    return IdlenessPruner('gate_fisher', verify_top=3)
+
+
+# name -> (pruner, allocator) of a run with L blocks and a seed
+METHODS = dict(
+    static=None,
+    random=lambda blocks, seed: (RandomPruner(seed=seed), UniformAllocator(blocks, seed=seed)),
+    paper=lambda blocks, seed: (IdlenessPruner('taylor'), PPOAllocator(blocks, seed=seed)),
+    verified_ppo=lambda blocks, seed: (verified(), PPOAllocator(blocks, seed=seed)),
+    verified_need=lambda blocks, seed: (verified(), NeedAllocator(blocks, seed=seed)),
+    verified_virtual=lambda blocks, seed: (verified(), VirtualAllocator(blocks, seed=seed)),
+    verified_thompson=lambda blocks, seed: (verified(), ThompsonAllocator(blocks, seed=seed)),
+    verified_prior=lambda blocks, seed: (verified(), PPOAllocator(blocks, prior='need', seed=seed)),
+)
+
+
+class Run:
+    """One training; ``result`` says what came of it."""
+
+    def __init__(self, args, method: str, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.held = torch.Generator().manual_seed(seed)
+        self.x, self.y = (t.to(args.device) for t in load(args.data, 'train', 1000, seed))
+        self.test = [t.to(args.device) for t in load(args.data, 't10k', 2000)]
+        self.model = Classifier(args.weights, num_tokens=5).to(args.device)
+        self.pool = self.model.pool
+        self.optim = optimizer(self.model)
+        self.args, self.method, self.seed = args, method, seed
+        self.moves: List[tuple] = []
+        self.losses: List[float] = []
+        self.relocator = self.idleness = None
+        if METHODS[method] is not None:
+            pruner, allocator = METHODS[method](self.pool.num_blocks, seed)
+            self.relocator = Relocator(self.pool.num_blocks, pruner, allocator)
+            self.idleness = CRITERIA[pruner.criterion](self.pool)
+
+    def batches(self):
+        for _ in range(self.args.epochs):
+            yield from torch.randperm(len(self.x), generator=self.generator).split(64)
+
+    def train(self) -> None:
+        self.model.train()
+        batches = list(self.batches())
+        for done, index in enumerate(batches, 1):
+            if self.idleness is not None:
+                self.idleness.begin()
+            loss = self.model.loss(self.x[index], self.y[index])
+            loss.backward()
+            self.optim.step()
+            self.optim.zero_grad()
+            self.losses.append(float(loss))
+            if self.idleness is not None:
+                self.idleness.end(loss)
+                # What moves last would never be tuned.
+                if done % self.args.interval == 0 and self.args.warm_up <= done < len(batches):
+                    self.relocate()
+
+    def relocate(self) -> None:
+        scores, loss, _ = self.idleness.compute()
+        need = self.idleness.need(self.pool.block_index, self.pool.num_blocks)
+        checked: Dict[int, float] = {}
+        top = self.relocator.pruner.verify_top
+        chosen = torch.randperm(len(self.x), generator=self.held)[:HELD]
+        if top:
+            prompts = scores.topk(top).indices.tolist()
+            truth = true_idleness(
+                self.pool, prompts, lambda: self.model.evaluate(self.x[chosen], self.y[chosen])[0])
+            checked = dict(zip(prompts, truth.tolist()))
+
+        def signals(prompt) -> Dict[str, torch.Tensor]:
+            if 'virtual' not in self.relocator.allocator.signals:
+                return dict(need=need)
+            if prompt is None:
+                return dict(virtual=torch.full((self.pool.num_blocks, ), float('nan')))
+            self.model.eval()
+            gains = virtual_gain(self.pool, prompt, [lambda: self.model.loss(self.x[chosen], self.y[chosen])])
+            self.model.train()
+            return dict(virtual=gains)
+
+        for move in self.relocator.step(loss, scores, self.pool.block_index, signals, checked):
+            self.pool.relocate(move.prompt, move.target)
+            self.moves.append((len(self.losses), *move))
+        self.idleness.reset()
+
+    def result(self) -> dict:
+        self.train()
+        loss, accuracy = self.model.evaluate(*self.test)
+        last = self.losses[-16:]
+        return dict(
+            method=self.method, seed=self.seed, epochs=self.args.epochs, interval=self.args.interval,
+            warm_up=self.args.warm_up, accuracy=accuracy, test_loss=float(loss), train_loss=sum(last) / len(last),
+            distribution=self.pool.distribution.tolist(), moves=self.moves)
+
+
+def read(path: Path) -> List[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def same_setting(row: dict, args) -> bool:
+    return all(row[key] == getattr(args, key) for key in ('epochs', 'interval', 'warm_up'))
+
+
+def cell(values: List[float], digits: int) -> str:
+    values = torch.tensor(values, dtype=torch.float64)
+    spread = f' ± {values.std():.{digits}f}' if len(values) > 1 else ''
+    return f'{values.mean():.{digits}f}{spread}'
+
+
+def table(rows: List[dict]) -> str:
+    """Markdown; mean ± standard deviation over seeds, differences to static seed by seed."""
+    static = {row['seed']: row for row in rows if row['method'] == 'static'}
+    lines = ['| method | seeds | accuracy | less static | test loss | less static | training loss | moves '
+             '| prompts per block at the end |', '|---|---|---|---|---|---|---|---|---|']
+    for method in METHODS:
+        mine = sorted((row for row in rows if row['method'] == method), key=lambda row: row['seed'])
+        paired = [row for row in mine if row['seed'] in static]
+        if not mine or not paired:
+            continue
+        counts = torch.tensor([row['distribution'] for row in mine]).double().mean(0)
+        lines.append(' | '.join([
+            f'| {method}', str(len(mine)), cell([row['accuracy'] for row in mine], 1),
+            cell([row['accuracy'] - static[row['seed']]['accuracy'] for row in paired], 2),
+            cell([row['test_loss'] for row in mine], 3),
+            cell([row['test_loss'] - static[row['seed']]['test_loss'] for row in paired], 4),
+            cell([row['train_loss'] for row in mine], 3),
+            cell([len(row['moves']) for row in mine], 1),
+            ' '.join(f'{count:.1f}' for count in counts) + ' |']))
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--epochs', type=int, default=8)
+    parser.add_argument('--interval', type=int, default=8, help='iterations of a period; an epoch has 16')
+    parser.add_argument('--warm-up', type=int, default=0, help='iterations before the first relocation')
+    parser.add_argument('--shard', default='0/1', help='i/n: every n-th run from the i-th')
+    parser.add_argument('--out', type=Path, default=Path('does_it_help.jsonl'))
+    args = parser.parse_args()
+    shard, shards = map(int, args.shard.split('/'))
+    runs = [(seed, method) for seed in range(args.seeds) for method in args.methods][shard::shards]
+    for number, (seed, method) in enumerate(runs, 1):
+        known = [row for row in read(args.out) if same_setting(row, args)]
+        if not any((row['seed'], row['method']) == (seed, method) for row in known):
+            print(f'run {number} of {len(runs)}: {method}, seed {seed}', flush=True)
+            with args.out.open('a') as file:
+                file.write(json.dumps(Run(args, method, seed).result()) + '\n')
+    print(table([row for row in read(args.out) if same_setting(row, args)]))
+
+
+if __name__ == '__main__':
+    main()
