@@ -1,6 +1,7 @@
 """Prompt relocation inside an MMEngine Runner."""
 import math
 import os.path as osp
+from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -30,6 +31,7 @@ from mmprovpt.visualization import plot_relocation, run_of
 from .verification import HeldBatches
 
 CHECKPOINT_KEY = 'prompt_relocation'
+VIRTUAL_BATCHES = 2  # of rank 0, forward and backward, per pruned prompt
 
 
 @HOOKS.register_module()
@@ -220,7 +222,8 @@ class PromptRelocationHook(Hook):
             measured = count + self._idleness.num_dropped > 0
             if measured:
                 means = self._block_means(idleness)
-                moves = self.relocator.step(loss, idleness, self._pool.block_index, self._signals(), verified)
+                moves = self.relocator.step(loss, idleness, self._pool.block_index,
+                                            partial(self._signals, runner), verified)
                 self.history.reward(self.relocator.last_reward)
             for row, move in zip(decision, moves):
                 row[0], row[1] = move.prompt, move.target
@@ -249,11 +252,18 @@ class PromptRelocationHook(Hook):
         scores = true_idleness(self._pool, prompts, batches.loss).tolist()
         return {prompt: score for prompt, score in zip(prompts, scores) if math.isfinite(score)}
 
-    def _signals(self) -> Dict[str, Tensor]:
-        """What the allocator wants to know of every block, each (L,)."""
-        if 'need' not in self.relocator.allocator.signals:
-            return {}
-        return dict(need=self._idleness.need(self._pool.block_index, self._pool.num_blocks))
+    def _signals(self, runner: Runner, prompt: Optional[int]) -> Dict[str, Tensor]:
+        """What the allocator wants to know of every block, each (L,); only rank 0 is asked."""
+        wanted, num_blocks = self.relocator.allocator.signals, self._pool.num_blocks
+        signals = {}
+        if 'need' in wanted:
+            signals['need'] = self._idleness.need(self._pool.block_index, num_blocks)
+        if 'virtual' in wanted:
+            signals['virtual'] = torch.full((num_blocks, ), float('nan'))
+            if prompt is not None:
+                batches = HeldBatches(runner, self._optim_wrapper, VIRTUAL_BATCHES, runner.seed + self._boundary)
+                signals['virtual'] = batches.virtual_gain(self._pool, prompt)
+        return signals
 
     def _move(self, prompt: int, block: int) -> None:
         """Carry out a decision, the same on every rank."""

@@ -1,7 +1,8 @@
-"""The training loss on a few held batches, for the true removal of prompts (METHOD § 3, ``verify_top``)."""
+"""The training loss on a few held batches: for true removal (METHOD § 3, ``verify_top``) and virtual gains (§ 4)."""
 import copy
 import random
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
+
+from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.relocation import virtual_gain
 
 
 @contextmanager
@@ -64,14 +68,24 @@ class HeldBatches:
         """Mean loss over the batches of all processes, (1,) float32; every process must call it."""
         training = self._model.training
         self._model.eval()
-        losses = []
         with fixed_randomness(self._seed), self._optim_wrapper.optim_context(self._model):
-            for batch in self._batches:
-                # A preprocessor may write into what it is given.
-                data = self._model.data_preprocessor(copy.deepcopy(batch), True)
-                loss, _ = self._model.parse_losses(self._model._run_forward(data, mode='loss'))
-                losses.append(loss.float())
+            losses = [self._loss_of(batch) for batch in self._batches]
         self._model.train(training)
         mean = torch.stack(losses).mean().reshape(1)
         dist.all_reduce(mean, 'mean')
         return mean
+
+    def virtual_gain(self, pool: PromptPool, prompt: int) -> Tensor:
+        """(L,) float32, see :func:`mmprovpt.relocation.virtual_gain`, on this process's batches and in float32."""
+        training = self._model.training
+        self._model.eval()
+        with fixed_randomness(self._seed):
+            gains = virtual_gain(pool, prompt, [partial(self._loss_of, batch) for batch in self._batches])
+        self._model.train(training)
+        return gains
+
+    def _loss_of(self, batch) -> Tensor:
+        # A preprocessor may write into what it is given.
+        data = self._model.data_preprocessor(copy.deepcopy(batch), True)
+        loss, _ = self._model.parse_losses(self._model._run_forward(data, mode='loss'))
+        return loss.float()
