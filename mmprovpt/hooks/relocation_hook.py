@@ -67,7 +67,8 @@ class PromptRelocationHook(Hook):
     Raises:
         ValueError: ``interval``, ``draw_interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
             the first iteration) the model has not exactly one pool of prompts that an optimizer
-            trains, or periods are counted in epochs in a loop that has none.
+            trains, or the pruner can never choose one of them, or periods are counted in epochs in a
+            loop that has none.
     """
 
     # Before CheckpointHook, which saves what this hook has measured.
@@ -113,6 +114,10 @@ class PromptRelocationHook(Hook):
         self._pool = find_pool(runner.model)
         self._optim_wrapper = find_optim_wrapper(runner.optim_wrapper, self._pool.tokens)
         self._pruner = build(self._pruner_config, PRUNERS, seed=runner.seed)
+        if len(self._pruner.candidates(self._pool.block_index)) == 0:
+            raise ValueError(f'{self._pruner_config} can never choose a prompt here: blocks own '
+                             f'{int(self._pool.distribution.sum())} prompts, and {(self._pool.block_index < 0).sum()} '
+                             'are spare (prompts=dict(num_spare=...))')
         self._idleness = CRITERIA[self._pruner.criterion](self._pool)
         self._loss = PeriodLoss(self._loss_tail, self._pool.tokens.device)
         num_blocks = self._pool.num_blocks
@@ -242,8 +247,9 @@ class PromptRelocationHook(Hook):
             return {}
         nominated = torch.full((self._pruner.verify_top, ), -1)
         if idleness.isfinite().all():
-            top = idleness.topk(min(len(nominated), len(idleness))).indices
-            nominated[:len(top)] = top
+            candidates = self._pruner.candidates(self._pool.block_index.cpu())
+            top = idleness[candidates].topk(min(len(nominated), len(candidates))).indices
+            nominated[:len(top)] = candidates[top]
         dist.broadcast(nominated)
         prompts = [prompt for prompt in nominated.tolist() if prompt >= 0]
         if not prompts:
@@ -312,8 +318,7 @@ class PromptRelocationHook(Hook):
              if value is not None and math.isfinite(value)}, step=runner.iter)
         text = f'Relocation, period {row["period"]}: loss {loss:.4f}, '
         if moves:
-            text += ', '.join(f'prompt {move.prompt} goes from block {move.source} to {move.target} '
-                              f'(idleness {move.idleness:.3g})' for move in moves)
+            text += ', '.join(map(_sentence, moves))
         elif not math.isfinite(loss):
             text += f'no finite iteration ({self._idleness.num_dropped} dropped), nothing moves'
         else:
@@ -351,6 +356,13 @@ class PromptRelocationHook(Hook):
             self._loss.reset()
         self.history.load_state_dict(state['history'])
         self._boundary = state['boundary']
+
+
+def _sentence(move: Move) -> str:
+    if move.source < 0:
+        return f'a new prompt, {move.prompt}, comes to block {move.target}'
+    where = 'is taken out of' if move.target < 0 else f'goes to block {move.target} from'
+    return f'prompt {move.prompt} {where} block {move.source} (idleness {move.idleness:.3g})'
 
 
 def find_pool(model: nn.Module) -> PromptPool:

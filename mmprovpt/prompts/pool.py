@@ -21,18 +21,21 @@ class PromptPool(nn.Module):
         carry: What becomes of a prompt that moves to a block of another width (METHOD § 6). ``'project'``:
             deeper, the frozen patch merging maps it; shallower, the least-squares inverse of that.
             ``'reinit'``: a fresh draw.
+        num_spare: Further prompts that no block owns at the start, for methods that add some (001 App. C).
 
     Attributes:
         tokens (nn.Parameter): (N, max C_i), float32. Prompt k is its first C_i numbers, i its block.
-        block_index (Tensor): (N,), int64, buffer, in [0, L).
+        block_index (Tensor): (N,), int64, buffer, in [0, L); -1 for a spare prompt, which no block reads.
 
     Raises:
         TypeError, ValueError: If an argument is of the wrong type, length or range.
     """
 
     def __init__(self, num_tokens: Union[int, Sequence[int]], widths: Sequence[int],
-                 mergings: Sequence[nn.Module] = (), carry: str = 'project') -> None:
+                 mergings: Sequence[nn.Module] = (), carry: str = 'project', num_spare: int = 0) -> None:
         super().__init__()
+        if type(num_spare) is not int or num_spare < 0:
+            raise ValueError(f'num_spare={num_spare!r}, but it must be an int >= 0')
         if carry not in CARRIERS:
             raise ValueError(f'carry={carry!r}, but it must be one of {sorted(CARRIERS)}')
         self.widths = [int(width) for width in widths]
@@ -40,8 +43,9 @@ class PromptPool(nn.Module):
         # In a tuple, they do not become children of the pool (and have no second name in the state dict).
         self._mergings = tuple(mergings)
         counts = torch.tensor(check_num_tokens(num_tokens, len(self.widths)))
-        self.register_buffer('block_index', torch.arange(len(counts)).repeat_interleave(counts))
-        self.tokens = nn.Parameter(torch.zeros(int(counts.sum()), max(self.widths)))
+        owned = torch.arange(len(counts)).repeat_interleave(counts)
+        self.register_buffer('block_index', torch.cat([owned, torch.full((num_spare, ), -1)]))
+        self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
         # Who measures prompts in forward and backward, see mmprovpt.relocation; set from outside.
         self.observer = None
         self._hidden: Optional[int] = None
@@ -67,12 +71,12 @@ class PromptPool(nn.Module):
     @property
     def distribution(self) -> Tensor:
         """(L,) int64, number of prompts in each block."""
-        return torch.bincount(self.block_index, minlength=self.num_blocks)
+        return torch.bincount(self.block_index[self.block_index >= 0], minlength=self.num_blocks)
 
     @property
     def num_active(self) -> int:
         """Trainable numbers that a forward really reads, Σ_k C_{d_k} (DESIGN: report those)."""
-        return int(torch.tensor(self.widths)[self.block_index.cpu()].sum())
+        return int((torch.tensor(self.widths) * self.distribution.cpu()).sum())
 
     def members(self, block: int) -> Optional[Tensor]:
         """(n,) int64, numbers of the prompts that a block reads, ascending; ``None`` if there are none."""
@@ -100,10 +104,8 @@ class PromptPool(nn.Module):
     @contextmanager
     def guest(self, prompt: int):
         """For the time of a ``with``, every block reads this prompt as its last row, mapped to its width."""
-        row = self.tokens.detach()[prompt, :self.widths[int(self.block_index[prompt])]]
-        # A fresh draw (carry='reinit') is of no use before it is drawn.
-        carried = {width: row if width == len(row) else CARRIERS['project'](self, row, width)
-                   for width in set(self.widths)}
+        # With 'reinit', what would arrive in another width is not drawn yet: the projected row stands for it.
+        carried = {width: self._carried(prompt, width, 'project') for width in set(self.widths)}
         self._guest = prompt
         self._guests = [carried[width].detach() for width in self.widths]
         self._index_rows()
@@ -117,31 +119,41 @@ class PromptPool(nn.Module):
     def relocate(self, prompt: int, block: int) -> bool:
         """Give a prompt to a block.
 
-        Within one width its row keeps its value; across widths see ``carry``.
+        Within one width its row keeps its value; across widths see ``carry``. A spare prompt, being as long as the
+        widest block, is cut to its block's width.
 
         Args:
             prompt: Number of the prompt, in [0, N).
-            block: Number of its new block, in [0, L).
+            block: Number of its new block, in [0, L); or -1, which takes it out and leaves it spare.
 
         Returns:
-            Whether the row was rewritten because the widths differ. What an optimizer remembers of the row is
-            then void and to be zeroed.
+            Whether the row was rewritten because the widths differ, or it was spare. What an optimizer remembers
+            of the row is then void and to be zeroed.
 
         Raises:
             IndexError: If there is no such prompt or block.
         """
         if not 0 <= prompt < len(self.tokens):
             raise IndexError(f'prompt {prompt}: this pool has the prompts 0 to {len(self.tokens) - 1}')
-        if not 0 <= block < self.num_blocks:
+        if not -1 <= block < self.num_blocks:
             raise IndexError(f'block {block}: this backbone has the blocks 0 to {self.num_blocks - 1}')
-        source, target = (self.widths[i] for i in (int(self.block_index[prompt]), block))
-        if source != target:
-            row = CARRIERS[self.carry](self, self.tokens[prompt, :source], target)
+        source = int(self.block_index[prompt])
+        rewritten = block >= 0 and (source < 0 or self.widths[source] != self.widths[block])
+        if rewritten:
+            row = self._carried(prompt, self.widths[block], self.carry).clone()
             self.tokens[prompt] = 0
-            self.tokens[prompt, :target] = row
+            self.tokens[prompt, :len(row)] = row
         self.block_index[prompt] = block
         self._index_rows()
-        return source != target
+        return rewritten
+
+    def _carried(self, prompt: int, width: int, carry: str) -> Tensor:
+        """(width,) the row of a prompt, as a block of that width would get it."""
+        row, source = self.tokens.detach()[prompt], int(self.block_index[prompt])
+        if source < 0:
+            return row[:width]
+        row = row[:self.widths[source]]
+        return row if len(row) == width else CARRIERS[carry](self, row, width)
 
     def _index_rows(self) -> None:
         """Note on the host which rows each block owns, so that no forward has to ask the device."""
@@ -172,7 +184,7 @@ class PromptPool(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         index = state_dict.get(f'{prefix}block_index')
-        if index is not None and len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.num_blocks:
+        if index is not None and len(index) and not -1 <= int(index.min()) <= int(index.max()) < self.num_blocks:
             raise RuntimeError(
                 f'{prefix}block_index of the checkpoint names the blocks {int(index.min())} to {int(index.max())}, '
                 f'but this backbone has the blocks 0 to {self.num_blocks - 1}: it is of another backbone')

@@ -31,7 +31,7 @@ class StaticPrompts(PromptPool):
         self.dropout = dropout
         self.patch_fan_in = patch_fan_in
         for prompt, block in enumerate(self.block_index.tolist()):
-            row = self.initial_row(self.widths[block])
+            row = self.initial_row(self.widths[block] if block >= 0 else max(self.widths))
             self.tokens.data[prompt, :len(row)] = row
 
     def initial_row(self, width: int) -> Tensor:

@@ -3,21 +3,23 @@ import inspect
 from typing import Dict
 
 from .allocator import Allocator
-from .bandits import NeedAllocator, ThompsonAllocator, UniformAllocator, VirtualAllocator
+from .bandits import NeedAllocator, RetireAllocator, ThompsonAllocator, UniformAllocator, VirtualAllocator
 from .history import RelocationHistory
 from .idleness import CRITERIA, TaylorIdleness, true_idleness
 from .ppo import JointPPOAllocator, PPOAllocator
-from .pruners import IdlenessPruner, RandomPruner
+from .pruners import IdlenessPruner, RandomPruner, ShrinkingPruner, SparePruner
 from .relocator import Move, Relocator
 from .reward import PeriodLoss, RewardBaseline
 from .virtual import virtual_gain
 
-PRUNERS: Dict[str, type] = dict(IdlenessPruner=IdlenessPruner, RandomPruner=RandomPruner)
+PRUNERS: Dict[str, type] = dict(
+    IdlenessPruner=IdlenessPruner, RandomPruner=RandomPruner, ShrinkingPruner=ShrinkingPruner, SparePruner=SparePruner)
 ALLOCATORS: Dict[str, type] = dict(
     PPOAllocator=PPOAllocator,
     JointPPOAllocator=JointPPOAllocator,
     ThompsonAllocator=ThompsonAllocator,
     UniformAllocator=UniformAllocator,
+    RetireAllocator=RetireAllocator,
     NeedAllocator=NeedAllocator,
     VirtualAllocator=VirtualAllocator)
 
@@ -62,7 +64,7 @@ def build(config: dict, classes: Dict[str, type], **runtime):
 
 __all__ = [
     'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'IdlenessPruner', 'JointPPOAllocator', 'Move', 'NeedAllocator',
-    'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator', 'RewardBaseline', 'TaylorIdleness',
-    'ThompsonAllocator', 'UniformAllocator', 'VirtualAllocator', 'build', 'check_config', 'true_idleness',
-    'virtual_gain'
+    'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator', 'RetireAllocator',
+    'RewardBaseline', 'ShrinkingPruner', 'SparePruner', 'TaylorIdleness', 'ThompsonAllocator', 'UniformAllocator',
+    'VirtualAllocator', 'build', 'check_config', 'true_idleness', 'virtual_gain'
 ]

@@ -44,7 +44,7 @@ class Allocator:
             signals (dict, optional): A (L,) float tensor by name; see ``block_signal``.
 
         Returns:
-            int: Block in [0, L), or a pair where ``chooses_source``.
+            int: Block in [0, L), or a pair where ``chooses_source``; -1 takes the prompt out.
         """
         raise TypeError(f'{type(self).__name__} does not say how it chooses a block')
 

@@ -1,4 +1,4 @@
-"""Allocators that look at no state: uniform, by a signal, and Thompson sampling."""
+"""Allocators that look at no state: uniform, none at all, by a signal, and Thompson sampling."""
 import math
 
 import torch
@@ -31,6 +31,18 @@ class UniformAllocator(Allocator):
         """Continue; see the base class."""
         super().load_state_dict(state)
         self.generator.set_state(to_cpu(state['generator']))
+
+
+class RetireAllocator(Allocator):
+    """No block gets the pruned prompt: it is taken out, for methods that only prune (001 Table 3, A and B).
+
+    Args:
+        num_blocks (int): Number of blocks L.
+    """
+
+    def act(self, state: Tensor, signals: Signals = None) -> int:
+        """-1, which is no block."""
+        return -1
 
 
 class NeedAllocator(UniformAllocator):

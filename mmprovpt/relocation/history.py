@@ -16,7 +16,8 @@ class RelocationHistory:
 
     A row has the keys ``period`` (from 1), ``iter`` (iterations trained when the period closed),
     ``loss`` (its mean training loss), ``prompt``, ``from``, ``to``, ``idleness`` (the relocation
-    that closes it; null where nothing moved), ``reward`` (of this relocation; null until the next
+    that closes it; null where nothing moved, and ``from`` or ``to`` null for a prompt that no block
+    owned before or owns after), ``reward`` (of this relocation; null until the next
     period has closed, and where it cannot be known; relocations of one period share theirs, it is
     not divided) and ``distribution`` (L prompt counts after all relocations of the period). Blocks
     and prompts count from 0. What is not finite is null.
@@ -45,8 +46,8 @@ class RelocationHistory:
             'iter': iteration,
             'loss': _finite(loss),
             'prompt': prompt,
-            'from': source,
-            'to': target,
+            'from': _block(source),
+            'to': _block(target),
             'idleness': _finite(idleness),
             'reward': None,
             'distribution': list(distribution),
@@ -84,3 +85,7 @@ class RelocationHistory:
 
 def _finite(value: Optional[float]) -> Optional[float]:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _block(block: Optional[int]) -> Optional[int]:
+    return None if block == -1 else block

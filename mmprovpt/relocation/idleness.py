@@ -125,8 +125,9 @@ class Idleness:
             Tensor: (L,) float32 on the CPU, squared units of the loss; NaN for a block without prompts.
         """
         sums, index = self.sums.cpu(), block_index.cpu()
-        totals = torch.zeros(num_blocks).index_add_(0, index, sums[self.num_prompts:2 * self.num_prompts])
-        return totals / torch.bincount(index, minlength=num_blocks) / sums[-2]
+        owned, squares = index >= 0, sums[self.num_prompts:2 * self.num_prompts]
+        totals = torch.zeros(num_blocks).index_add_(0, index[owned], squares[owned])
+        return totals / torch.bincount(index[owned], minlength=num_blocks) / sums[-2]
 
     @property
     def num_dropped(self) -> int:

@@ -37,6 +37,14 @@ class IdlenessPruner:
         self.verify_top = verify_top
         self.verify_batches = verify_batches
 
+    def candidates(self, block_index: Tensor) -> Tensor:
+        """Numbers, int64, of the prompts that may be chosen: those that a block owns.
+
+        Args:
+            block_index (Tensor): Block of every prompt, (N,) int64; -1 for one that no block owns.
+        """
+        return (block_index >= 0).nonzero().flatten()
+
     def prune(self, idleness: Tensor, candidates: Optional[Tensor] = None) -> Optional[int]:
         """Choose a prompt.
 
@@ -48,14 +56,14 @@ class IdlenessPruner:
             int or None: argmax of the idleness where that is > 0; else None, for then every
             prompt lowers the loss. None, too, without candidates.
         """
-        if candidates is not None and len(candidates) == 0:
-            return None
-        prompt = self.pick(idleness, torch.arange(len(idleness)) if candidates is None else candidates)
-        return prompt if idleness[prompt] > 0 else None
+        prompt = self.pick(idleness, candidates)
+        return prompt if prompt is not None and idleness[prompt] > 0 else None
 
-    def pick(self, idleness: Tensor, candidates: Tensor) -> int:
-        """The candidate that has to go if one must: the idlest."""
-        return int(candidates[torch.argmax(idleness[candidates])])
+    def pick(self, idleness: Tensor, candidates: Optional[Tensor] = None) -> Optional[int]:
+        """The candidate that has to go if one must, the idlest; arguments as for ``prune``."""
+        if candidates is None:
+            return int(torch.argmax(idleness))
+        return int(candidates[torch.argmax(idleness[candidates])]) if len(candidates) else None
 
     def state_dict(self) -> dict:
         """dict: Empty, for nothing is remembered."""
@@ -65,12 +73,66 @@ class IdlenessPruner:
         """Continue from a ``state_dict()``."""
 
 
-class RandomPruner:
+class ShrinkingPruner(IdlenessPruner):
+    """Prune the idlest prompt, whatever its sign, until a share of all is left (001 Table 3, A and B).
+
+    With :class:`~mmprovpt.relocation.RetireAllocator`, which takes prompts out, it searches a sub-distribution of the
+    initial one, as pruning-based methods do.
+
+    Args:
+        keep (float): Share of the prompts that stay, in [0, 1].
+        **kwargs: Of :class:`IdlenessPruner`.
+
+    Raises:
+        ValueError: A number is out of its range, or the criterion unknown.
+    """
+
+    def __init__(self, keep: float, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2) -> None:
+        super().__init__(criterion, verify_top, verify_batches)
+        if not 0 <= keep <= 1:
+            raise ValueError(f'keep must be in [0, 1], but is {keep}')
+        self.keep = keep
+
+    def candidates(self, block_index: Tensor) -> Tensor:
+        """Those that a block owns, while there are more than stay; see the base class."""
+        owned = super().candidates(block_index)
+        return owned if len(owned) > round(self.keep * len(block_index)) else owned[:0]
+
+    def prune(self, idleness: Tensor, candidates: Optional[Tensor] = None) -> Optional[int]:
+        """The idlest candidate; None without candidates."""
+        return self.pick(idleness, candidates)
+
+
+class SparePruner(IdlenessPruner):
+    """Take no prompt away, but a new one out of the spare ones: adding-based ADO (001 App. C).
+
+    The pool must have been built with ``num_spare``; when none is left, nothing moves any more.
+
+    Args:
+        criterion (str): How idleness is estimated for the policy's state; as for :class:`IdlenessPruner`.
+
+    Raises:
+        ValueError: The criterion is unknown.
+    """
+
+    def __init__(self, criterion: str = 'taylor') -> None:
+        super().__init__(criterion)
+
+    def candidates(self, block_index: Tensor) -> Tensor:
+        """Those that no block owns; see the base class."""
+        return (block_index < 0).nonzero().flatten()
+
+    def prune(self, idleness: Tensor, candidates: Optional[Tensor] = None) -> Optional[int]:
+        """The first candidate, for they are alike; None without candidates."""
+        return self.pick(idleness, candidates)
+
+
+class RandomPruner(IdlenessPruner):
     """Prune any prompt, with the same probability (001 Table 3, Prn1); every period has a move.
 
     Args:
         criterion (str): How idleness is estimated all the same, for the policy's state and reward;
-            as for ``IdlenessPruner``.
+            as for :class:`IdlenessPruner`.
         seed (int): Seed of its generator.
 
     Raises:
@@ -78,18 +140,18 @@ class RandomPruner:
     """
 
     def __init__(self, criterion: str = 'taylor', seed: int = 0) -> None:
-        check_criterion(criterion)
-        self.criterion = criterion
-        self.verify_top = 0
+        super().__init__(criterion)
         self.generator = torch.Generator().manual_seed(seed)
 
     def prune(self, idleness: Tensor, candidates: Optional[Tensor] = None) -> Optional[int]:
-        """Choose a prompt; arguments as for ``IdlenessPruner``. None only without candidates."""
-        candidates = torch.arange(len(idleness)) if candidates is None else candidates
-        return self.pick(idleness, candidates) if len(candidates) else None
+        """Choose a prompt; arguments as for the base class. None only without candidates."""
+        return self.pick(idleness, candidates)
 
-    def pick(self, idleness: Tensor, candidates: Tensor) -> int:
+    def pick(self, idleness: Tensor, candidates: Optional[Tensor] = None) -> Optional[int]:
         """One of the candidates."""
+        candidates = torch.arange(len(idleness)) if candidates is None else candidates
+        if not len(candidates):
+            return None
         return int(candidates[torch.randint(len(candidates), (), generator=self.generator)])
 
     def state_dict(self) -> dict:

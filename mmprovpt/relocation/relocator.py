@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from .allocator import Allocator, Signals
-from .pruners import IdlenessPruner, RandomPruner
+from .pruners import IdlenessPruner
 from .reward import RewardBaseline
 
 
 class Move(NamedTuple):
-    """Prompt ``prompt`` leaves block ``source`` for block ``target``, having had ``idleness``."""
+    """Prompt ``prompt`` leaves block ``source`` for ``target`` (-1: no block), having had ``idleness``."""
     prompt: int
     source: int
     target: int
@@ -29,22 +29,23 @@ def policy_state(idleness: Tensor, block_index: Tensor, source: Optional[int],
 
     Args:
         idleness (Tensor): Idleness of every prompt, (N,) float.
-        block_index (Tensor): Block of every prompt, (N,) int64.
-        source (int, optional): Block of the pruned prompt; None gives zeros instead of a one-hot.
+        block_index (Tensor): Block of every prompt, (N,) int64; -1 for one that no block owns.
+        source (int, optional): Block of the pruned prompt; None or -1 gives zeros instead of a one-hot.
         num_blocks (int): Number of blocks L.
 
     Returns:
         Tensor: (3L,) float32 on the CPU.
     """
-    counts = torch.bincount(block_index, minlength=num_blocks).float()
-    sums = torch.zeros(num_blocks).index_add_(0, block_index, idleness.float())
+    owned = block_index >= 0
+    counts = torch.bincount(block_index[owned], minlength=num_blocks).float()
+    sums = torch.zeros(num_blocks).index_add_(0, block_index[owned], idleness[owned].float())
     means = sums / counts.clamp(min=1)
     largest = means.abs().max()
     if largest > 0:
         means = means / largest
-    surplus = counts * (num_blocks / len(block_index)) - 1
+    surplus = counts * (num_blocks / owned.sum().clamp(min=1)) - 1
     one_hot = torch.zeros(num_blocks)
-    if source is not None:
+    if source is not None and source >= 0:
         one_hot[source] = 1
     return torch.cat([means, surplus, one_hot])
 
@@ -73,7 +74,7 @@ class Relocator:
 
     Args:
         num_blocks (int): Number of blocks L.
-        pruner (IdlenessPruner or RandomPruner): Chooses the prompt.
+        pruner (IdlenessPruner): Chooses the prompt.
         allocator (Allocator): Chooses its block.
         relocate_per_period (int): The most prompts that move in one period, >= 1; 1 is the paper.
         reward_baseline (str, optional): What is taken off the reward before the allocator gets it,
@@ -90,7 +91,7 @@ class Relocator:
 
     def __init__(self,
                  num_blocks: int,
-                 pruner: Union[IdlenessPruner, RandomPruner],
+                 pruner: IdlenessPruner,
                  allocator: Allocator,
                  relocate_per_period: int = 1,
                  reward_baseline: Optional[str] = None) -> None:
@@ -137,13 +138,16 @@ class Relocator:
         if not (math.isfinite(loss) and bool(torch.isfinite(idleness).all())):
             self.allocator.forget()
             return []
-        blocks, unmoved, scores = block_index.clone(), torch.arange(len(idleness)), idleness
+        blocks, scores, free = block_index.clone(), idleness, torch.ones(len(idleness), dtype=torch.bool)
         if verified:
-            unmoved, scores = torch.tensor(sorted(verified)), idleness.clone()
-            scores[unmoved] = torch.tensor([verified[k] for k in unmoved.tolist()])
+            scores, free = idleness.clone(), torch.zeros_like(free)
+            for prompt, score in verified.items():
+                scores[prompt], free[prompt] = score, True
         moves: List[Move] = []
         for turn in range(self.relocate_per_period):
-            prompt = None if self.allocator.chooses_source else self.pruner.prune(scores, unmoved)
+            candidates = self.pruner.candidates(blocks)
+            candidates = candidates[free[candidates]]
+            prompt = None if self.allocator.chooses_source else self.pruner.prune(scores, candidates)
             source = None if prompt is None else int(blocks[prompt])
             state = policy_state(idleness, blocks, source, self.num_blocks)
             seen = signals(prompt) if callable(signals) else signals
@@ -159,7 +163,7 @@ class Relocator:
                 prompt = self.pruner.pick(idleness, (blocks == source).nonzero().flatten())
             moves.append(Move(prompt, source, target, float(scores[prompt])))
             blocks[prompt] = target
-            unmoved = unmoved[unmoved != prompt]
+            free[prompt] = False
         if moves:
             merit = 0 if self.allocator.chooses_source else sum(move.idleness for move in moves)
             self._pending = loss - merit

@@ -3,9 +3,10 @@ import json
 from collections import Counter
 
 import pytest
-from test_hooks.toy_run import make_runner, relocation_hook
+from test_hooks.toy_run import ToyModel, make_runner, relocation_hook
 
 from mmprovpt.hooks import PromptRelocationHook
+from mmprovpt.visualization import read_log
 
 
 def train(folder, **hook):
@@ -61,3 +62,38 @@ def test_draw_interval(tmp_path, monkeypatch, interval, drawn):
 def test_bad_draw_interval(value):
     with pytest.raises(ValueError, match='draw_interval must be an int >= 0'):
         PromptRelocationHook(draw_interval=value)
+
+
+def test_pruning_takes_prompts_out_until_its_share_is_left(tmp_path):
+    runner, rows = train(tmp_path, pruner=dict(type='ShrinkingPruner', keep=0.5),
+                         allocator=dict(type='RetireAllocator'))
+    assert [row['to'] for row in rows] == [None] * 6
+    assert [row['prompt'] is None for row in rows] == [False] * 3 + [True] * 3
+    assert [sum(row['distribution']) for row in rows] == [5, 4, 3, 3, 3, 3]
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'prompt {rows[0]["prompt"]} is taken out of block {rows[0]["from"]}' in log
+    assert relocation_hook(runner)._pool.distribution.tolist() == rows[-1]['distribution']
+    drawn = read_log(next(tmp_path.glob('*/relocations.jsonl')))
+    assert drawn.counts.sum(0).tolist() == [6, 5, 4, 3, 3, 3, 3]
+
+
+def test_adding_gives_spare_prompts_to_blocks(tmp_path):
+    runner = make_runner(tmp_path, epochs=4, model=ToyModel(num_tokens=1, num_spare=2), hook=dict(
+        pruner=dict(type='SparePruner'), allocator=dict(type='PPOAllocator')))
+    runner.train()
+    path, = tmp_path.glob('*/relocations.jsonl')
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row['from'] for row in rows] == [None] * 4
+    assert [sum(row['distribution']) for row in rows] == [4, 5, 5, 5]
+    assert rows[0]['reward'] == pytest.approx(rows[0]['loss'] - rows[1]['loss'], abs=1e-6)
+    assert 'a new prompt, 3, comes to block' in next(tmp_path.glob('*/*.log')).read_text()
+    trained = runner.optim_wrapper.optimizer.state[runner.model.prompts.tokens]['momentum_buffer']
+    assert trained.abs().sum(1).min() > 0, 'all of them are trained in the end'
+    assert read_log(path).counts.sum(0).tolist() == [3, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize('pruner', [dict(type='SparePruner'), dict(type='ShrinkingPruner', keep=1.0)])
+def test_a_pruner_without_a_choice_is_refused(tmp_path, pruner):
+    runner = make_runner(tmp_path, hook=dict(pruner=pruner))
+    with pytest.raises(ValueError, match='blocks own 6 prompts, and 0 are spare'):
+        runner.train()

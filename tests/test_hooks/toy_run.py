@@ -21,11 +21,11 @@ POISON = 13  # number of the image that overflows where `poison` is set
 class ToyModel(BaseModel):
     """Residual blocks that read their prompts, and a trained head."""
 
-    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0):
+    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, num_spare=0):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.prompts = StaticPrompts(num_tokens, patch_fan_in=12, dropout=0., widths=widths,
-                                     carry='reinit')
+                                     carry='reinit', num_spare=num_spare)
         for width, rows in zip(self.prompts.widths, range(len(widths))):
             self.register_buffer(f'read_{rows}', torch.randn(width, 6, generator=generator))
         with torch.no_grad():

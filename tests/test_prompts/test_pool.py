@@ -33,6 +33,33 @@ def test_relocation_moves_one_row_and_touches_nothing_else(counts, data):
         assert (rows is None) if not mine else torch.equal(rows, tokens[mine])
 
 
+def test_a_prompt_can_be_taken_out_and_come_back():
+    own = pool(2, widths=(8, 4))
+    tokens = own.tokens.detach().clone()
+    assert own.relocate(0, -1) is False
+    assert own.block_index.tolist() == [-1, 0, 1, 1]
+    assert own.distribution.tolist() == [1, 2] and own.num_active == 8 + 2 * 4
+    assert torch.equal(own.rows(0), tokens[1:2])
+    own.rows(0).sum().backward()
+    assert not own.tokens.grad[0].any(), 'nobody reads it'
+    assert own.relocate(0, 1) is True
+    assert torch.equal(own.rows(1)[0], tokens[0, :4]) and not own.tokens[0, 4:].any()
+
+
+def test_spare_prompts_are_drawn_and_owned_by_nobody():
+    own = pool([1, 0], widths=(8, 4), num_spare=2)
+    assert own.block_index.tolist() == [0, -1, -1]
+    assert own.distribution.tolist() == [1, 0] and own.num_active == 8
+    assert own.tokens[1:].abs().min() > 0
+    other = pool([1, 0], widths=(8, 4), num_spare=2)
+    other.load_state_dict(own.state_dict())
+    assert torch.equal(other.tokens, own.tokens) and other.distribution.tolist() == [1, 0]
+    with own.guest(2):
+        assert torch.equal(own.rows(1), own.tokens[2:, :4])
+    with pytest.raises(ValueError, match='num_spare=-1'):
+        pool(1, num_spare=-1)
+
+
 def test_initialisation():
     torch.manual_seed(0)
     own = pool(500, widths=(16, 64))
@@ -73,7 +100,7 @@ def test_bad_options(kwargs, message):
     (6, 0, 'prompt 6: this pool has the prompts 0 to 5'),
     (-1, 0, 'prompt -1'),
     (0, 3, 'block 3: this backbone has the blocks 0 to 2'),
-    (0, -1, 'block -1'),
+    (0, -2, 'block -2'),
 ])
 def test_out_of_range(prompt, block, message):
     own = pool()

@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""Train the rows of the paper's Table 3 (ways to adjust the distribution of prompts) on one task, and print the table.
+
+    python tools/table3.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --seeds 0 1 2
+
+The task is a config with prompts and a PromptRelocationHook, whose interval stays; the rows are the short configs in
+configs/table3/. Every run trains by tools/train.py in WORK_DIR/<row>/seed_<seed>, where its complete config, its output
+and its logs lie. Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
+"""
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Dict, List, Optional
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from tqdm import tqdm
+
+from mmprovpt.hooks.relocation_hook import find_pool
+from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.setup import user_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',
+        'g_provpt', 'adding')
+HOOK = 'PromptRelocationHook'
+TIMES = ('data_time', 'time', 'step', 'epoch', 'iter', 'lr', 'memory')  # what else is in a line of metrics
+
+
+def read_task(path: str, options: Optional[dict] = None) -> Config:
+    """The task, with overrides.
+
+    Raises:
+        ConfigError: There is no such file, or it has no prompts or not one hook.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f'no such config file: {path} (looked for: {Path(path).absolute()})')
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options or {})
+    if find_prompts(cfg.model) is None or find_hook(cfg) is None:
+        raise ConfigError(f'{path} must be a PRO-VPT config: with prompts=dict(...) in its model and one {HOOK} among '
+                          'its custom_hooks')
+    return cfg
+
+
+def find_prompts(node) -> Optional[ConfigDict]:
+    """The first ``prompts=dict(type=...)`` in a model's config."""
+    if isinstance(node, dict):
+        if isinstance(node.get('prompts'), dict) and 'type' in node['prompts']:
+            return node['prompts']
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        return next((found for found in map(find_prompts, node) if found is not None), None)
+    return None
+
+
+def find_hook(cfg: Config) -> Optional[ConfigDict]:
+    """The relocation hook among a config's custom hooks, if there is exactly one."""
+    mine = [hook for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] == HOOK]
+    return mine[0] if len(mine) == 1 else None
+
+
+def count_prompts(task: Config) -> List[int]:
+    """Prompts of each block, which a config need not tell: builds the model."""
+    init_default_scope(task.get('default_scope', 'mmengine'))
+    return find_pool(MODELS.build(task.model)).distribution.tolist()
+
+
+def row_config(task: Config, row: str, seed: int, counts: List[int]) -> Config:
+    """A row's prompts and relocation in a copy of the task.
+
+    Args:
+        task: Of ``read_task``; it stays as it is.
+        row: One of ROWS.
+        seed: The runner's.
+        counts: Prompts of each block.
+    """
+    cfg = Config(task.to_dict())
+    change = Config.fromfile(ROOT / 'configs' / 'table3' / f'{row}.py')
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    hook, prompts = find_hook(cfg), change.get('prompts', {})
+    scaled = [round(count * prompts.get('scale', 1)) for count in counts]
+    find_prompts(cfg.model).num_tokens = scaled
+    if change.relocation is None:
+        cfg.custom_hooks.remove(hook)
+        return cfg
+    hook.update(change.relocation)
+    moving = sum(scaled) * (1 - change.relocation.pruner.get('keep', 1))
+    if prompts.get('spare', False):
+        moving = find_prompts(cfg.model).num_spare = sum(counts) - sum(scaled)
+    if moving:  # in the first half of the training, lest the last that come are never tuned
+        hook.relocate_per_period = max(1, round(2 * moving / max(1, num_periods(cfg))))
+    return cfg
+
+
+def num_periods(cfg: Config) -> int:
+    """Periods in the training that a config describes."""
+    hook = find_hook(cfg)
+    if 'max_epochs' in cfg.train_cfg and not hook.get('by_epoch', True):
+        raise ConfigError(f'the training counts epochs ({cfg.train_cfg.max_epochs}), but {HOOK} iterations: give it '
+                          'by_epoch=True')
+    return cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters')) // hook.get('interval', 1)
+
+
+def train(cfg: Config, folder: Path) -> dict:
+    """Train in an own process, or take what is there; the last metrics of validation, and the distribution.
+
+    Raises:
+        ConfigError: The training failed, or it validated nothing.
+    """
+    result, config = folder / 'result.json', folder / 'row.py'
+    if config.exists() and config.read_text() != cfg.pretty_text:
+        raise ConfigError(f'{folder} holds a run of another config: give another --work-dir, or remove it')
+    if result.exists():
+        return json.loads(result.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(cfg.pretty_text)
+    output = folder / 'output.txt'
+    with output.open('a') as file:
+        done = subprocess.run([sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder,
+                               '--resume'], stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise ConfigError(f'training failed (exit status {done.returncode}); the end of {output}:\n'
+                          + '\n'.join(output.read_text().splitlines()[-15:]))
+    start = list(find_prompts(cfg.model).num_tokens)
+    periods = _lines(folder, '*/relocations.jsonl')[-1:]  # a resumed run writes all of them anew
+    periods = periods[0] if periods else []
+    # Lines of training have a loss. A resumed run may have nothing left to do, so all files count.
+    metrics = [{key: value for key, value in row.items() if key not in TIMES and not key.startswith('train/')}
+               for rows in _lines(folder, '*/vis_data/scalars.json') for row in rows if 'loss' not in row]
+    metrics = [row for row in metrics if row]
+    if not metrics:
+        raise ConfigError(f'{folder} has no validation in its logs: the task needs one (train_cfg.val_interval)')
+    result.write_text(json.dumps(dict(
+        metrics=metrics[-1], start=start, distribution=periods[-1]['distribution'] if periods else start,
+        moves=sum(row['prompt'] is not None for row in periods))))
+    return json.loads(result.read_text())
+
+
+def _lines(folder: Path, pattern: str) -> List[List[dict]]:
+    """Rows of each JSON-lines file, the files in the order of their time stamps."""
+    return [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob(pattern))]
+
+
+def table(results: Dict[str, List[dict]], metrics: List[str]) -> str:
+    """Markdown; mean ± standard deviation over seeds."""
+    def cell(values: List[float]) -> str:
+        return f'{mean(values):.4g}' + (f' ± {stdev(values):.2g}' if len(values) > 1 else '')
+
+    head = ['row', 'seeds', 'prompts, first → last', 'moves', *metrics, 'prompts per block at the end']
+    lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
+    for row, runs in results.items():
+        counts = [cell([sum(run[key]) for run in runs]) for key in ('start', 'distribution')]
+        last = [mean(run['distribution'][block] for run in runs) for block in range(len(runs[0]['distribution']))]
+        lines.append(' | '.join([
+            f'| {row}', str(len(runs)), ' → '.join(counts), cell([run['moves'] for run in runs]),
+            *(cell([run['metrics'][name] for run in runs]) for name in metrics),
+            ' '.join(f'{count:.3g}' for count in last) + ' |']))
+    return '\n'.join(lines)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='the task')
+    parser.add_argument('--rows', nargs='+', default=ROWS, choices=ROWS, metavar='ROW', help=', '.join(ROWS))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--metrics', nargs='+', help='columns; default: all that validation gives')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/table3/<name of the task>')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in tools/train.py')
+    return parser.parse_args()
+
+
+@user_errors()
+def main():
+    args = parse_args()
+    task = read_task(args.config, args.cfg_options)
+    counts = count_prompts(task)
+    work_dir = args.work_dir or ROOT / 'work_dirs' / 'table3' / Path(args.config).stem
+    results: Dict[str, List[dict]] = {}
+    with tqdm(total=len(args.rows) * len(args.seeds), unit='run') as bar:
+        for seed in args.seeds:
+            for row in args.rows:
+                bar.set_description(f'{row}, seed {seed}')
+                run = train(row_config(task, row, seed, counts), work_dir / row / f'seed_{seed}')
+                results.setdefault(row, []).append(run)
+                bar.update()
+    known = list(results[args.rows[0]][0]['metrics'])
+    unknown = sorted(set(args.metrics or []) - set(known))
+    if unknown:
+        raise ConfigError(f'unknown metrics {unknown}; validation gives {", ".join(known)}')
+    print(table(results, args.metrics or known))
+
+
+if __name__ == '__main__':
+    main()
