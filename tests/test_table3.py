@@ -115,7 +115,7 @@ def test_mistakes_end_with_a_message(task, monkeypatch):
     task.write_text(text.replace("prompts=dict(type='StaticPrompts', num_tokens=[4, 4])", ''))
     with pytest.raises(SystemExit, match='must be a PRO-VPT config'):
         run(monkeypatch, task)
-    task.write_text(text.replace('mmprovpt.PromptRelocationHook', 'mmprovpt.PromptRelocationHook\', draw_interval=\'x'))
+    task.write_text(text.replace('mmprovpt.PromptRelocationHook', "mmprovpt.PromptRelocationHook', draw_interval='x"))
     with pytest.raises(SystemExit, match='(?s)training failed.*draw_interval must be an int'):
         run(monkeypatch, task, '--rows', 'g_provpt')
     assert os.path.exists(task.parent / 'out/g_provpt/seed_0/output.txt')
