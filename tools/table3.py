@@ -4,8 +4,7 @@
     python tools/table3.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --seeds 0 1 2
 
 The task is a config with prompts and a PromptRelocationHook, whose interval stays; the rows are the short configs in
-configs/table3/. Every run trains by tools/train.py in WORK_DIR/<row>/seed_<seed>, where its complete config, its output
-and its logs lie. Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
+configs/table3/. Every run trains by tools/train.py in WORK_DIR/<row>/seed_<seed>, where its output and its logs lie. Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
 """
 import argparse
 import json
@@ -111,7 +110,8 @@ def train(cfg: Config, folder: Path) -> dict:
     Raises:
         ConfigError: The training failed, or it validated nothing.
     """
-    result, config = folder / 'result.json', folder / 'row.py'
+    # The config lies beside the folder, into which the runner writes another of the same name.
+    result, config = folder / 'result.json', folder.with_name(f'{folder.name}.py')
     if config.exists() and config.read_text() != cfg.pretty_text:
         raise ConfigError(f'{folder} holds a run of another config: give another --work-dir, or remove it')
     if result.exists():
