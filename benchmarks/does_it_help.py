@@ -29,6 +29,7 @@ from mmprovpt.relocation import (
     virtual_gain,
 )
 
+SETTING = ('epochs', 'interval', 'begin', 'end', 'momentum')
 HELD = 64  # images of a verification, and of a virtual gain
 
 
@@ -88,7 +89,7 @@ class Run:
             if self.idleness is not None:
                 self.idleness.end(loss)
                 # What moves last would never be tuned.
-                if done % self.args.interval == 0 and self.args.warm_up <= done < len(batches):
+                if done % self.args.interval == 0 and self.args.begin <= done < min(self.args.end, len(batches)):
                     self.relocate()
 
     def relocate(self) -> None:
@@ -115,6 +116,10 @@ class Run:
 
         for move in self.relocator.step(loss, scores, self.pool.block_index, signals, checked):
             self.pool.relocate(move.prompt, move.target)
+            if self.args.momentum == 'zero':
+                for value in self.optim.state[self.pool.tokens].values():
+                    if value.shape == self.pool.tokens.shape:
+                        value[move.prompt] = 0
             self.moves.append((len(self.losses), *move))
         self.idleness.reset()
 
@@ -123,8 +128,7 @@ class Run:
         loss, accuracy = self.model.evaluate(*self.test)
         last = self.losses[-16:]
         return dict(
-            method=self.method, seed=self.seed, epochs=self.args.epochs, interval=self.args.interval,
-            warm_up=self.args.warm_up, accuracy=accuracy, test_loss=float(loss), train_loss=sum(last) / len(last),
+            method=self.method, seed=self.seed, **{key: getattr(self.args, key) for key in SETTING}, accuracy=accuracy, test_loss=float(loss), train_loss=sum(last) / len(last),
             distribution=self.pool.distribution.tolist(), moves=self.moves)
 
 
@@ -133,7 +137,9 @@ def read(path: Path) -> List[dict]:
 
 
 def same_setting(row: dict, args) -> bool:
-    return all(row[key] == getattr(args, key) for key in ('epochs', 'interval', 'warm_up'))
+    """Whether a row belongs to the table; to a static run, no more than the epochs matters."""
+    keys = ['epochs'] if row['method'] == 'static' else SETTING
+    return all(row[key] == getattr(args, key) for key in keys)
 
 
 def cell(values: List[float], digits: int) -> str:
@@ -171,7 +177,9 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--epochs', type=int, default=8)
     parser.add_argument('--interval', type=int, default=8, help='iterations of a period; an epoch has 16')
-    parser.add_argument('--warm-up', type=int, default=0, help='iterations before the first relocation')
+    parser.add_argument('--begin', type=int, default=0, help='no relocation before this iteration')
+    parser.add_argument('--end', type=int, default=10**6, help='no relocation from this iteration on')
+    parser.add_argument('--momentum', choices=['keep', 'zero'], default='keep', help="Adam's, of a prompt that moves")
     parser.add_argument('--shard', default='0/1', help='i/n: every n-th run from the i-th')
     parser.add_argument('--out', type=Path, default=Path('does_it_help.jsonl'))
     args = parser.parse_args()

@@ -4,7 +4,8 @@
     python tools/table3.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --seeds 0 1 2
 
 The task is a config with prompts and a PromptRelocationHook, whose interval stays; the rows are the short configs in
-configs/table3/. Every run trains by tools/train.py in WORK_DIR/<row>/seed_<seed>, where its output and its logs lie. Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
+configs/table3/. Every run trains by tools/train.py in WORK_DIR/<row>/seed_<seed>, where its output and its logs lie.
+Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
 """
 import argparse
 import json
