@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from mmprovpt.hooks.relocation_hook import find_pool
+from mmprovpt.hooks.find import find_pool
 from mmprovpt.hooks.verification import HeldBatches
 
 

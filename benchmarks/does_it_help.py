@@ -128,7 +128,8 @@ class Run:
         loss, accuracy = self.model.evaluate(*self.test)
         last = self.losses[-16:]
         return dict(
-            method=self.method, seed=self.seed, **{key: getattr(self.args, key) for key in SETTING}, accuracy=accuracy, test_loss=float(loss), train_loss=sum(last) / len(last),
+            method=self.method, seed=self.seed, **{key: getattr(self.args, key) for key in SETTING},
+            accuracy=accuracy, test_loss=float(loss), train_loss=sum(last) / len(last),
             distribution=self.pool.distribution.tolist(), moves=self.moves)
 
 

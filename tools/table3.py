@@ -19,7 +19,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
-from mmprovpt.hooks.relocation_hook import find_pool
+from mmprovpt.hooks.find import find_pool
 from mmprovpt.utils.preflight import ConfigError
 from mmprovpt.utils.setup import user_errors
 

@@ -2,17 +2,14 @@
 import math
 import os.path as osp
 from functools import partial
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmprovpt.prompts.pool import PromptPool
 from mmprovpt.registry import HOOKS
 from mmprovpt.relocation import (
     ALLOCATORS,
@@ -28,6 +25,9 @@ from mmprovpt.relocation import (
 )
 from mmprovpt.visualization import plot_relocation, run_of
 
+from .find import find_optim_wrapper, find_pool
+from .randomness import seed_everything
+from .stability import FeatureStability
 from .verification import HeldBatches
 
 CHECKPOINT_KEY = 'prompt_relocation'
@@ -46,7 +46,8 @@ class PromptRelocationHook(Hook):
     :class:`~mmprovpt.relocation.RelocationHistory`) in the log directory, to the log, and as
     scalars ``train/relocation/*`` to every visualisation backend. ``prompt_distribution.png`` beside
     it shows distribution, idleness, reward and the policy's entropy over the periods. Checkpoints
-    carry all that decides; a resumed run continues as if never interrupted.
+    carry all that decides; a resumed run continues as if never interrupted. For that, the global random
+    generators are seeded anew before each iteration, by the runner's seed, the rank and the iteration.
 
     Args:
         interval (int): Length of a period, >= 1.
@@ -63,6 +64,8 @@ class PromptRelocationHook(Hook):
             :class:`~mmprovpt.relocation.RewardBaseline`. None is the paper.
         draw_interval (int): Draw the figure every so many periods, >= 1, and after training; 0:
             only then. A drawing takes about two seconds.
+        feature_stability (int): Images, at most one batch, on which rank 0 measures how much pruning, allocation
+            and tuning change each block's features (001 Fig. 6): three forwards per period. 0: none.
 
     Raises:
         ValueError: ``interval``, ``draw_interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
@@ -82,12 +85,16 @@ class PromptRelocationHook(Hook):
                  relocate_per_period: int = 1,
                  loss_tail: float = 1.0,
                  reward_baseline: Optional[str] = None,
-                 draw_interval: int = 10) -> None:
+                 draw_interval: int = 10,
+                 feature_stability: int = 0) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(f'interval must be an int >= 1, but is {interval!r}')
         if not isinstance(draw_interval, int) or draw_interval < 0:
             raise ValueError(f'draw_interval must be an int >= 0, but is {draw_interval!r}')
+        if not isinstance(feature_stability, int) or feature_stability < 0:
+            raise ValueError(f'feature_stability must be an int >= 0, but is {feature_stability!r}')
         check_config(allocator, ALLOCATORS)
+        self._num_images = feature_stability
         self.draw_interval = draw_interval
         self.interval = interval
         self.by_epoch = by_epoch
@@ -120,9 +127,14 @@ class PromptRelocationHook(Hook):
                              'are spare (prompts=dict(num_spare=...))')
         self._idleness = CRITERIA[self._pruner.criterion](self._pool)
         self._loss = PeriodLoss(self._loss_tail, self._pool.tokens.device)
+        self._stability = None
+        if self._num_images and dist.is_main_process():
+            self._stability = FeatureStability(runner, self._optim_wrapper, self._pool, self._num_images)
         num_blocks = self._pool.num_blocks
         allocator = build(self._allocator, ALLOCATORS, num_blocks=num_blocks, seed=runner.seed)
         self.relocator = Relocator(num_blocks, self._pruner, allocator, **self._relocator_options)
+        # Starting to load data draws a seed for worker processes: not from the stream of the iterations.
+        runner.train_dataloader.generator = torch.Generator().manual_seed(runner.seed)
 
     def before_train(self, runner: Runner) -> None:
         """Note the first distribution, once the weights are loaded."""
@@ -131,6 +143,7 @@ class PromptRelocationHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Relocate where a period of epochs starts."""
+        self._seed(runner, runner.iter)
         if self.by_epoch and self._period_is_over(runner):
             self._relocate(runner)
 
@@ -151,8 +164,14 @@ class PromptRelocationHook(Hook):
                            f"{None if outputs is None else list(outputs)} without 'loss'")
         self._idleness.end(outputs['loss'])
         self._loss.add(outputs['loss'], *self._place_in_period(runner, batch_idx))
+        self._seed(runner, runner.iter + 1)
         if self._checkpoint_is_due(runner):
             self._merge_ranks()
+
+    def after_val(self, runner: Runner) -> None:
+        """Let training go on as if nothing had been validated."""
+        if self.relocator is not None:
+            self._seed(runner, runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Have rank 0 know all of the epoch before it saves a checkpoint."""
@@ -167,9 +186,14 @@ class PromptRelocationHook(Hook):
         if complete:
             idleness, (loss, _) = self._idleness.compute()[0], self._loss.compute()
             self.history.reward(self.relocator.finish(loss))
-            self._record(runner, loss, [], self._block_means(idleness))
+            self._record(runner, loss, [], self._block_means(idleness), self._tuned())
         path = self._draw(runner)
         runner.logger.info(f'The prompt distribution of every period is drawn in {path}')
+
+    @staticmethod
+    def _seed(runner: Runner, iteration: int) -> None:
+        """What loading and training an iteration draws follows from its number, so resuming has nothing to restore."""
+        seed_everything(runner.seed, dist.get_rank(), iteration)
 
     def _period_is_over(self, runner: Runner) -> bool:
         """Whether a whole period lies between the last boundary and now.
@@ -220,7 +244,7 @@ class PromptRelocationHook(Hook):
         idleness, _, count = self._idleness.compute()  # NaN but on rank 0, which has the sums of all
         verified = self._verify(runner, idleness)
         decision = torch.full((self.relocator.relocate_per_period, 2), -1)
-        measured, loss, moves, means = False, float('nan'), [], []
+        measured, loss, moves, means, stability = False, float('nan'), [], [], {}
         if dist.is_main_process():
             loss, _ = self._loss.compute()
             # Nothing at all was measured if the checkpoint is of a run without this hook.
@@ -230,14 +254,20 @@ class PromptRelocationHook(Hook):
                 moves = self.relocator.step(loss, idleness, self._pool.block_index,
                                             partial(self._signals, runner), verified)
                 self.history.reward(self.relocator.last_reward)
+                stability = self._tuned()
             for row, move in zip(decision, moves):
                 row[0], row[1] = move.prompt, move.target
+            if stability and moves:
+                with self._pool.without(*(move.prompt for move in moves)):
+                    stability['pruning'] = self._stability.changed()
         dist.broadcast(decision)
         for prompt, block in decision.tolist():
             if prompt >= 0:
                 self._move(prompt, block)
+        if stability and moves:
+            stability['allocation'] = self._stability.changed()
         if measured:
-            self._record(runner, loss, moves, means)
+            self._record(runner, loss, moves, means, stability)
         self._idleness.reset()
         self._loss.reset()
 
@@ -293,6 +323,10 @@ class PromptRelocationHook(Hook):
         means = [float(idleness[index == block].mean()) for block in range(self._pool.num_blocks)]
         return [mean if math.isfinite(mean) else None for mean in means]
 
+    def _tuned(self) -> dict:
+        """``feature_stability`` of a period that just closed, before anything moves; empty where it is off."""
+        return {} if self._stability is None else dict(tuning=self._stability.tuned(), pruning=None, allocation=None)
+
     def _draw(self, runner: Runner) -> str:
         """Draw the periods so far; returns the file."""
         path = osp.join(runner.log_dir, 'prompt_distribution.png')
@@ -300,19 +334,21 @@ class PromptRelocationHook(Hook):
         return path
 
     def _record(self, runner: Runner, loss: float, moves: Sequence[Move],
-                means: List[Optional[float]]) -> None:
+                means: List[Optional[float]], stability: dict) -> None:
         """Write the period to relocations.jsonl, the log and the visualisation backends."""
         reward = self.relocator.last_reward
         rows = self.history.add(runner.iter, loss, moves, self._pool.distribution.tolist())
         for row in rows:
             row['block_idleness'] = means
             row['entropy'] = self.relocator.allocator.diagnostics.get('entropy') if moves else None
+            if stability:
+                row['feature_stability'] = stability
         self.history.write(osp.join(runner.log_dir, 'relocations.jsonl'))
         if self.draw_interval and row['period'] % self.draw_interval == 0:
             self._draw(runner)
         scalars = dict(loss=loss, reward=reward, **self.relocator.allocator.diagnostics)
-        if moves:
-            scalars['idleness'] = moves[0].idleness
+        if moves:  # of several, what Eq. 8 takes off
+            scalars['idleness'] = sum(move.idleness for move in moves)
         runner.visualizer.add_scalars(
             {f'train/relocation/{name}': value for name, value in scalars.items()
              if value is not None and math.isfinite(value)}, step=runner.iter)
@@ -336,6 +372,7 @@ class PromptRelocationHook(Hook):
                 boundary=self._boundary,
                 idleness=self._idleness.state_dict(),
                 loss=self._loss.state_dict(),
+                features=self._stability and self._stability.reference,
                 relocator=self.relocator.state_dict(),
                 history=self.history.state_dict())
 
@@ -354,6 +391,8 @@ class PromptRelocationHook(Hook):
         if not dist.is_main_process():  # rank 0 has the sums of all
             self._idleness.reset()
             self._loss.reset()
+        if self._stability is not None:
+            self._stability.reference = state['features']
         self.history.load_state_dict(state['history'])
         self._boundary = state['boundary']
 
@@ -363,38 +402,3 @@ def _sentence(move: Move) -> str:
         return f'a new prompt, {move.prompt}, comes to block {move.target}'
     where = 'is taken out of' if move.target < 0 else f'goes to block {move.target} from'
     return f'prompt {move.prompt} {where} block {move.source} (idleness {move.idleness:.3g})'
-
-
-def find_pool(model: nn.Module) -> PromptPool:
-    """The only pool of prompts in a model, which may be wrapped for distributed training.
-
-    Raises:
-        ValueError: There is none or more than one, or it is empty.
-    """
-    model = model.module if is_model_wrapper(model) else model
-    pools = {name: m for name, m in model.named_modules() if isinstance(m, PromptPool)}
-    if len(pools) != 1:
-        raise ValueError(f'PromptRelocationHook needs a model with one PromptPool, but it has '
-                         f'{len(pools)}{": " + ", ".join(pools) if pools else ""}; give the '
-                         'backbone `prompts`, or remove the hook')
-    pool = next(iter(pools.values()))
-    if len(pool.tokens) == 0:
-        raise ValueError('PromptRelocationHook has no prompt to relocate: num_tokens is 0')
-    return pool
-
-
-def find_optim_wrapper(optim_wrapper: Union[OptimWrapper, OptimWrapperDict],
-                       tokens: nn.Parameter) -> OptimWrapper:
-    """The wrapper whose optimizer trains the prompts.
-
-    Raises:
-        ValueError: There is none.
-    """
-    is_dict = isinstance(optim_wrapper, OptimWrapperDict)
-    wrappers = [wrapper for _, wrapper in optim_wrapper.items()] if is_dict else [optim_wrapper]
-    for wrapper in wrappers:
-        groups = wrapper.optimizer.param_groups
-        if tokens.requires_grad and any(p is tokens for g in groups for p in g['params']):
-            return wrapper
-    raise ValueError('PromptRelocationHook needs trained prompts, but no optimizer has the '
-                     'parameter `tokens` of the PromptPool, or it needs no gradient')

@@ -1,10 +1,7 @@
-"""The training loss on a few held batches: for true removal (METHOD § 3, ``verify_top``) and virtual gains (§ 4)."""
+"""A few held batches and the loss on them: for true removal (METHOD § 3, ``verify_top``) and virtual gains (§ 4)."""
 import copy
-import random
-from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import torch
 from mmengine import dist
 from mmengine.model import is_model_wrapper
@@ -15,21 +12,7 @@ from torch import Tensor
 from mmprovpt.prompts.pool import PromptPool
 from mmprovpt.relocation import virtual_gain
 
-
-@contextmanager
-def fixed_randomness(seed: int):
-    """Inside, every global generator starts from ``seed``; afterwards each goes on as if nothing had been drawn."""
-    states = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+from .randomness import fixed_randomness
 
 
 class HeldBatches:
@@ -51,15 +34,16 @@ class HeldBatches:
     def __init__(self, runner: Runner, optim_wrapper: OptimWrapper, num_batches: int, seed: int) -> None:
         loader = runner.train_dataloader
         if not hasattr(loader.dataset, '__getitem__') or not hasattr(loader.dataset, '__len__'):
-            raise TypeError(f'verify_top draws training images by number, but {type(loader.dataset).__name__} is not '
-                            'indexable: use verify_top=0 or a map-style dataset')
+            raise TypeError('verify_top, virtual gains and feature_stability draw training images by number, but '
+                            f'{type(loader.dataset).__name__} is not indexable: leave them out, or use a map-style '
+                            'dataset')
         self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._optim_wrapper = optim_wrapper
-        self._seed = seed * dist.get_world_size() + dist.get_rank()
+        self._seed = seed, dist.get_rank()
         size = loader.batch_sampler.batch_size
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(seed * dist.get_world_size() + dist.get_rank())
         chosen = torch.randperm(len(loader.dataset), generator=generator)[:num_batches * size].tolist()
-        with fixed_randomness(self._seed):
+        with fixed_randomness(*self._seed):
             self._batches = [loader.collate_fn([loader.dataset[i] for i in chosen[start:start + size]])
                              for start in range(0, len(chosen), size)]
 
@@ -68,7 +52,7 @@ class HeldBatches:
         """Mean loss over the batches of all processes, (1,) float32; every process must call it."""
         training = self._model.training
         self._model.eval()
-        with fixed_randomness(self._seed), self._optim_wrapper.optim_context(self._model):
+        with fixed_randomness(*self._seed), self._optim_wrapper.optim_context(self._model):
             losses = [self._loss_of(batch) for batch in self._batches]
         self._model.train(training)
         mean = torch.stack(losses).mean().reshape(1)
@@ -79,10 +63,15 @@ class HeldBatches:
         """(L,) float32, see :func:`mmprovpt.relocation.virtual_gain`, on this process's batches and in float32."""
         training = self._model.training
         self._model.eval()
-        with fixed_randomness(self._seed):
+        with fixed_randomness(*self._seed):
             gains = virtual_gain(pool, prompt, [partial(self._loss_of, batch) for batch in self._batches])
         self._model.train(training)
         return gains
+
+    @torch.no_grad()
+    def inputs(self) -> Tensor:
+        """The first batch as the model gets it when it predicts, (B, 3, H, W) on its device."""
+        return self._model.data_preprocessor(copy.deepcopy(self._batches[0]), False)['inputs']
 
     def _loss_of(self, batch) -> Tensor:
         # A preprocessor may write into what it is given.

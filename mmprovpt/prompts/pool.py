@@ -1,6 +1,6 @@
 """A prompt is a row; relocation changes which block owns it."""
 from contextlib import contextmanager
-from typing import List, Optional, Sequence, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class PromptPool(nn.Module):
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
         # Who measures prompts in forward and backward, see mmprovpt.relocation; set from outside.
         self.observer = None
-        self._hidden: Optional[int] = None
+        self._hidden: Tuple[int, ...] = ()
         self._guest: Optional[int] = None
         self._guests: Optional[List[Tensor]] = None
         # A parameter that no forward uses would stall DDP.
@@ -91,14 +91,14 @@ class PromptPool(nn.Module):
         return rows if self._guests is None else torch.cat([rows[:-1], self._guests[block][None]])
 
     @contextmanager
-    def without(self, prompt: int):
-        """For the time of a ``with``, no block reads this prompt: its true removal (001 Eq. 5)."""
-        self._hidden = prompt
+    def without(self, *prompts: int):
+        """For the time of a ``with``, no block reads these prompts: their true removal (001 Eq. 5)."""
+        self._hidden = prompts
         self._index_rows()
         try:
             yield
         finally:
-            self._hidden = None
+            self._hidden = ()
             self._index_rows()
 
     @contextmanager
@@ -158,9 +158,9 @@ class PromptPool(nn.Module):
     def _index_rows(self) -> None:
         """Note on the host which rows each block owns, so that no forward has to ask the device."""
         index = self.block_index
-        if self._hidden is not None:
+        if self._hidden:
             index = index.clone()
-            index[self._hidden] = -1
+            index[list(self._hidden)] = -1
         rows: List[Optional[Tensor]] = [(index == block).nonzero().flatten() for block in range(self.num_blocks)]
         if self._guest is not None:
             guest = index.new_tensor([self._guest])

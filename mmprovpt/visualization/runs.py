@@ -9,6 +9,8 @@ import numpy as np
 # Without these a line is no row of relocations.jsonl.
 _KEYS = ('period', 'from', 'to', 'reward', 'distribution')
 
+STAGES = ('pruning', 'allocation', 'tuning')  # of a period, in ``feature_stability``
+
 
 class LogError(ValueError):
     """A file that cannot be drawn; the message says why and what to do."""
@@ -24,6 +26,8 @@ class Run(NamedTuple):
         idleness: (L, P) float, mean idleness of each block's prompts in each period, in units of the loss.
         rewards: (P,) float, reward of the relocation that closes each period (001 Eq. 8), in units of the loss.
         entropy: (P,) float, entropy of the policy at that relocation, in nats.
+        stability: (3, L, P) float, similarity of each block's features to those at the end of the period before, after
+            pruning, allocation and tuning (001 Fig. 6).
         warning: What is wrong with the log, if it can be drawn all the same.
     """
     name: str
@@ -31,6 +35,7 @@ class Run(NamedTuple):
     idleness: np.ndarray
     rewards: np.ndarray
     entropy: np.ndarray
+    stability: np.ndarray
     warning: Optional[str] = None
 
 
@@ -40,19 +45,22 @@ def run_of(initial: Sequence[int], rows: Sequence[dict], name: str = '', warning
     Args:
         initial: L counts, the distribution before the first relocation.
         rows: One for each period, or several with the same ``period`` where several prompts moved;
-            ``block_idleness`` and ``entropy`` may be missing.
+            ``block_idleness``, ``entropy`` and ``feature_stability`` may be missing.
         name: Title.
         warning: See :class:`Run`.
     """
     rows = list({row['period']: row for row in rows}.values())  # they differ in what is not drawn
     blocks = len(initial)
     idleness = [row.get('block_idleness') or [None] * blocks for row in rows]
+    features = [row.get('feature_stability') or {} for row in rows]
+    stability = [[each.get(stage) or [None] * blocks for each in features] for stage in STAGES]
     return Run(
         name,
         np.array([initial, *(row['distribution'] for row in rows)]).T,
         _floats(idleness, (len(rows), blocks)).T,
         _floats([row['reward'] for row in rows], (len(rows), )),
-        _floats([row.get('entropy') for row in rows], (len(rows), )), warning)
+        _floats([row.get('entropy') for row in rows], (len(rows), )),
+        _floats(stability, (len(STAGES), len(rows), blocks)).swapaxes(1, 2), warning)
 
 
 def read_log(path: Union[str, Path], name: Optional[str] = None) -> Run:

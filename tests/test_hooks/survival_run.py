@@ -13,8 +13,9 @@ from mmengine.hooks import Hook  # noqa: E402
 from test_hooks.toy_run import DISTRIBUTED, make_runner, relocation_hook  # noqa: E402
 
 CASES = dict(
-    epoch=dict(hook=dict(), epochs=5),
-    iteration=dict(hook=dict(interval=3, by_epoch=False), iters=20, checkpoint=dict(interval=4, by_epoch=False)))
+    epoch=dict(hook=dict(), epochs=5, noisy=True),
+    iteration=dict(hook=dict(interval=3, by_epoch=False), iters=20, noisy=True,
+                   checkpoint=dict(interval=4, by_epoch=False)))
 
 
 class KillMinus9(Hook):
@@ -29,12 +30,12 @@ class KillMinus9(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder, case=None, kill=None, **options):
+def train(folder, case=None, kill=None, hooks=(), **options):
     """Train in ``folder`` and return what came out of it."""
     options = {**CASES.get(case, {}), **options}
     if torch.distributed.is_initialized():
         options.update(DISTRIBUTED, batch_size=2)
-    runner = make_runner(folder, hooks=[] if kill is None else [KillMinus9(kill)], **options)
+    runner = make_runner(folder, hooks=[*hooks, *([] if kill is None else [KillMinus9(kill)])], **options)
     runner.train()
     hook = relocation_hook(runner)
     momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']

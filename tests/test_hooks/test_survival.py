@@ -62,7 +62,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     for processes in started:
         finish(processes, -signal.SIGKILL)
     for case in KILLS:
-        part = train(tmp_path / f'part-{case}', case, model=ToyModel(seed=1), resume=True)
+        part = train(tmp_path / f'part-{case}', case, model=ToyModel(seed=1, noisy=True), resume=True)
         assert_same(whole[case], part)
         assert moved(part[1]) >= 2
 
@@ -125,6 +125,16 @@ VALIDATION = dict(
 STOP = dict(type='EarlyStoppingHook', monitor='count', rule='greater', patience=2)
 
 
+@pytest.mark.parametrize('options', [
+    dict(case='epoch', workers=2), dict(case='iteration', sampler='DefaultSampler')], ids=['workers', 'finite sampler'])
+def test_resumed_with_other_loaders(tmp_path, options, monkeypatch):
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # before every pass over the data
+    whole = train(tmp_path / 'whole', **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / 'part', hooks=[Crash(14)], **options)
+    assert_same(whole, train(tmp_path / 'part', model=ToyModel(seed=1, noisy=True), resume=True, **options))
+
+
 class Crash(Hook):
     """Ends the run as an exception would."""
 
@@ -164,11 +174,11 @@ def test_early_stopping_within_a_period_invents_no_reward(tmp_path):
 
 def test_averaged_weights_are_resumed_too(tmp_path):
     hooks, saved = [dict(type='EMAHook', momentum=0.1)], []
-    train_once = dict(hook=dict(interval=2), epochs=6)
+    train_once = dict(hook=dict(interval=2), epochs=6, noisy=True)
     make_runner(tmp_path / 'whole', hooks=hooks, **train_once).train()
     with pytest.raises(KeyboardInterrupt):
         make_runner(tmp_path / 'part', hooks=[*hooks, Crash(21)], **train_once).train()
-    make_runner(tmp_path / 'part', hooks=hooks, model=ToyModel(seed=1), resume=True, **train_once).train()
+    make_runner(tmp_path / 'part', hooks=hooks, model=ToyModel(seed=1, noisy=True), resume=True, **train_once).train()
     for name in ('whole', 'part'):
         saved.append(torch.load(tmp_path / name / 'epoch_6.pth', weights_only=False))
     for key in ('state_dict', 'ema_state_dict'):

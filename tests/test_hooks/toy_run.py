@@ -1,8 +1,10 @@
 """A tiny prompted model and its Runner; as a script, one process of a distributed run."""
 import os
+import random
 import sys
 import uuid
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
@@ -19,10 +21,11 @@ POISON = 13  # number of the image that overflows where `poison` is set
 
 
 class ToyModel(BaseModel):
-    """Residual blocks that read their prompts, and a trained head."""
+    """Residual blocks that read their prompts, and a trained head; with dropout where it is ``noisy``."""
 
-    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, num_spare=0):
+    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, num_spare=0, noisy=False):
         super().__init__()
+        self.noisy = noisy
         generator = torch.Generator().manual_seed(seed)
         self.prompts = StaticPrompts(num_tokens, patch_fan_in=12, dropout=0., widths=widths,
                                      carry='reinit', num_spare=num_spare)
@@ -43,14 +46,15 @@ class ToyModel(BaseModel):
             rows = self.prompts.rows(block)
             if rows is not None:
                 x = x + (rows @ getattr(self, f'read_{block}') * x[:, None]).tanh().sum(1) / 4
-        x = self.head(x).squeeze(1)
+        x = self.head(F.dropout(x, 0.2, self.training and self.noisy)).squeeze(1)
         return dict(loss=F.mse_loss(x, targets)) if mode == 'loss' else x
 
 
 class Images(Dataset):
-    """Twenty-four random vectors."""
+    """Twenty-four random vectors; a ``noisy`` one is another whenever it is loaded."""
 
-    def __init__(self, poison=False):
+    def __init__(self, poison=False, noisy=False):
+        self.noisy = noisy
         generator = torch.Generator().manual_seed(7)
         self.inputs = torch.randn(24, 6, generator=generator)
         self.targets = self.inputs.square().sum(1) / 6
@@ -61,7 +65,10 @@ class Images(Dataset):
         return 24
 
     def __getitem__(self, index):
-        return dict(inputs=self.inputs[index], targets=self.targets[index])
+        inputs = self.inputs[index]
+        if self.noisy:
+            inputs = inputs + 0.1 * torch.randn(6) + 0.1 * np.random.randn() + 0.1 * random.random()
+        return dict(inputs=inputs, targets=self.targets[index])
 
 
 @OPTIM_WRAPPERS.register_module(force=True)
@@ -82,7 +89,8 @@ class ScaledOptimWrapper(OptimWrapper):
 
 
 def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=False,
-                optim_wrapper=None, checkpoint=None, hooks=(), val_interval=None, **kwargs):
+                optim_wrapper=None, checkpoint=None, hooks=(), val_interval=None, noisy=False, workers=0,
+                sampler='InfiniteSampler', **kwargs):
     """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
     torch.set_num_threads(1)
     loop = dict(by_epoch=True, max_epochs=epochs)
@@ -90,7 +98,7 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
         loop = dict(by_epoch=False, max_iters=iters)
     if val_interval is not None:
         loop['val_interval'] = val_interval
-    sampler = dict(type='DefaultSampler' if iters is None else 'InfiniteSampler', shuffle=True)
+    sampler = dict(type='DefaultSampler' if iters is None else sampler, shuffle=True)
     wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=LR, momentum=0.9))
     wrapper.update(optim_wrapper or {})
     hooks = list(hooks)
@@ -98,10 +106,10 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
         hooks.append(dict(type='mmprovpt.PromptRelocationHook', **hook))
     kwargs = {**dict(randomness=dict(seed=3)), **kwargs}
     return Runner(
-        ToyModel() if model is None else model,
+        ToyModel(noisy=noisy) if model is None else model,
         work_dir=str(work_dir),
-        train_dataloader=dict(batch_size=batch_size, num_workers=0, sampler=sampler,
-                              collate_fn=dict(type='default_collate'), dataset=Images(poison)),
+        train_dataloader=dict(batch_size=batch_size, num_workers=workers, sampler=sampler,
+                              collate_fn=dict(type='default_collate'), dataset=Images(poison, noisy)),
         train_cfg=loop,
         optim_wrapper=wrapper,
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', **(checkpoint or dict(interval=1))),
