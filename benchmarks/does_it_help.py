@@ -37,9 +37,12 @@ def verified() -> IdlenessPruner:
     return IdlenessPruner('gate_fisher', verify_top=3)
 
 
-# name -> (pruner, allocator) of a run with L blocks and a seed
+# name -> (pruner, allocator) of a run with L blocks and a seed, or None: nothing moves
 METHODS = dict(
     static=None,
+    fixed_early=None,
+    fixed_middle=None,
+    fixed_late=None,
     random=lambda blocks, seed: (RandomPruner(seed=seed), UniformAllocator(blocks, seed=seed)),
     paper=lambda blocks, seed: (IdlenessPruner('taylor'), PPOAllocator(blocks, seed=seed)),
     verified_ppo=lambda blocks, seed: (verified(), PPOAllocator(blocks, seed=seed)),
@@ -48,6 +51,9 @@ METHODS = dict(
     verified_thompson=lambda blocks, seed: (verified(), ThompsonAllocator(blocks, seed=seed)),
     verified_prior=lambda blocks, seed: (verified(), PPOAllocator(blocks, prior='need', seed=seed)),
 )
+
+# Distributions that no relocation of a few periods reaches: what could be won at all.
+TOKENS = dict(fixed_early=[15] * 4 + [0] * 8, fixed_middle=[0] * 4 + [15] * 4 + [0] * 4, fixed_late=[0] * 8 + [15] * 4)
 
 
 class Run:
@@ -59,7 +65,7 @@ class Run:
         self.held = torch.Generator().manual_seed(seed)
         self.x, self.y = (t.to(args.device) for t in load(args.data, 'train', 1000, seed))
         self.test = [t.to(args.device) for t in load(args.data, 't10k', 2000)]
-        self.model = Classifier(args.weights, num_tokens=5).to(args.device)
+        self.model = Classifier(args.weights, TOKENS.get(method, 5)).to(args.device)
         self.pool = self.model.pool
         self.optim = optimizer(self.model)
         self.args, self.method, self.seed = args, method, seed
@@ -138,8 +144,8 @@ def read(path: Path) -> List[dict]:
 
 
 def same_setting(row: dict, args) -> bool:
-    """Whether a row belongs to the table; to a static run, no more than the epochs matters."""
-    keys = ['epochs'] if row['method'] == 'static' else SETTING
+    """Whether a row belongs to the table; where nothing moves, no more than the epochs matters."""
+    keys = ['epochs'] if METHODS[row['method']] is None else SETTING
     return all(row[key] == getattr(args, key) for key in keys)
 
 
