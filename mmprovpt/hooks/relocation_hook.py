@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmprovpt.registry import HOOKS
@@ -71,7 +71,7 @@ class PromptRelocationHook(Hook):
         ValueError: ``interval``, ``draw_interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
             the first iteration) the model has not exactly one pool of prompts that an optimizer
             trains, or the pruner can never choose one of them, or periods are counted in epochs in a
-            loop that has none.
+            loop that has none, or epochs of several processes are not equally long.
     """
 
     # Before CheckpointHook, which saves what this hook has measured.
@@ -138,6 +138,8 @@ class PromptRelocationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Note the first distribution, once the weights are loaded."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            _check_epochs(runner)
         if self.history.initial is None:
             self.history.initial = self._pool.distribution.tolist()
 
@@ -395,6 +397,14 @@ class PromptRelocationHook(Hook):
             self._stability.reference = state['features']
         self.history.load_state_dict(state['history'])
         self._boundary = state['boundary']
+
+
+def _check_epochs(runner: Runner) -> None:
+    """Processes that are not done with an epoch at once would wait for each other for ever."""
+    lengths = [int(length) for length in dist.all_gather(torch.tensor([len(runner.train_dataloader)]))]
+    if len(set(lengths)) > 1:
+        raise ValueError(f'The processes have epochs of {lengths} batches, but must have equal ones: set round_up=True '
+                         'in the sampler of train_dataloader')
 
 
 def _sentence(move: Move) -> str:

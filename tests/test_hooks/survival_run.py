@@ -30,17 +30,28 @@ class KillMinus9(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Losses(Hook):
+    """Keeps every iteration's loss."""
+
+    def __init__(self):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs['loss']))
+
+
 def train(folder, case=None, kill=None, hooks=(), **options):
-    """Train in ``folder`` and return what came out of it."""
+    """Train in ``folder`` and return what came out of it: tensors, rows, losses."""
+    losses = Losses()
     options = {**CASES.get(case, {}), **options}
     if torch.distributed.is_initialized():
         options.update(DISTRIBUTED, batch_size=2)
-    runner = make_runner(folder, hooks=[*hooks, *([] if kill is None else [KillMinus9(kill)])], **options)
+    runner = make_runner(folder, hooks=[losses, *hooks, *([] if kill is None else [KillMinus9(kill)])], **options)
     runner.train()
     hook = relocation_hook(runner)
     momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
     tensors = {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
-    return dict(tensors, momentum=momentum), hook.history.rows
+    return dict(tensors, momentum=momentum), hook.history.rows, losses.losses
 
 
 def main(jobs):
@@ -50,7 +61,11 @@ def main(jobs):
         torch.distributed.init_process_group(
             'gloo', init_method=f'file://{os.environ["RENDEZVOUS"]}', rank=rank, world_size=world_size)
     for job in jobs:
-        torch.save(train(**job), f'{job["folder"]}/result{rank}.pth')
+        try:
+            result = train(**job)
+        except ValueError as error:
+            result = str(error)
+        torch.save(result, f'{job["folder"]}/result{rank}.pth')
     if world_size > 1:  # at the interpreter's end gloo's threads now and then abort it, when all has been written
         os._exit(0)
 

@@ -1,5 +1,6 @@
 """Runs that are killed, validated, averaged, stopped early; with real processes where that matters."""
 import json
+import math
 import os
 import signal
 import subprocess
@@ -77,7 +78,10 @@ def two_processes(tmp_path_factory):
         finish(processes, -signal.SIGKILL)
     jobs = [dict(folder=str(folder / f'part-{case}'), case=case, resume=True) for case in KILLS]
     jobs += [dict(folder=str(folder / f'whole-{case}'), case=case) for case in KILLS]
-    jobs += [dict(folder=str(folder / 'poison'), hook=dict(), epochs=4, poison=True)]
+    jobs += [dict(folder=str(folder / 'poison'), hook=dict(), epochs=4, poison=True),
+             dict(folder=str(folder / 'dropped'), hook=dict(), epochs=4, poison=True,
+                  optim_wrapper=dict(type='ScaledOptimWrapper')),
+             dict(folder=str(folder / 'uneven'), hook=dict(), epochs=1, length=21)]
     finish(start(jobs, 2))
     return {path: [torch.load(path / f'result{rank}.pth', weights_only=True) for rank in range(2)]
             for path in folder.iterdir() if path.is_dir()}
@@ -95,7 +99,7 @@ def test_two_processes_killed_and_resumed(two_processes):
 
 def test_a_rank_whose_loss_is_not_finite_stops_relocation_and_hangs_nobody(two_processes):
     """Without a loss scaler, one bad image on one rank makes all parameters NaN, on both ranks."""
-    folder, ((first, rows), (second, _)) = next(item for item in two_processes.items() if item[0].name == 'poison')
+    folder, ((first, rows, _), (second, *_)) = next(item for item in two_processes.items() if item[0].name == 'poison')
     assert first['prompts.tokens'].isnan().any()
     assert torch.equal(first['prompts.block_index'], second['prompts.block_index'])
     assert [row['period'] for row in rows] == [1, 2, 3, 4]
@@ -105,6 +109,25 @@ def test_a_rank_whose_loss_is_not_finite_stops_relocation_and_hangs_nobody(two_p
     # Never was anything not finite written.
     log, = folder.glob('*/relocations.jsonl')
     assert 'NaN' not in log.read_text() and 'Infinity' not in log.read_text()
+
+
+def test_every_finite_iteration_of_every_rank_counts_alike(two_processes):
+    """One rank loses an iteration in each epoch, so the mean over ranks is not that of the ranks' means."""
+    results = {path.name: ranks for path, ranks in two_processes.items()}
+    (_, rows, first), (*_, second) = results['dropped']
+    finite = []
+    for period, row in enumerate(rows):
+        losses = [[loss for loss in rank[6 * period:6 * period + 6] if math.isfinite(loss)] for rank in (first, second)]
+        finite.append(tuple(map(len, losses)))
+        assert row['loss'] == pytest.approx(sum(map(sum, losses)) / sum(map(len, losses)), rel=1e-6)
+    assert finite and set(finite) <= {(5, 6), (6, 5)}
+
+
+def test_epochs_of_unequal_length_raise_on_all_ranks(two_processes):
+    """mmengine itself would wait for ever, or fail when the first rank leaves."""
+    results = {path.name: ranks for path, ranks in two_processes.items()}
+    for message in results['uneven']:
+        assert 'epochs of [6, 5] batches' in message and 'round_up=True' in message
 
 
 @METRICS.register_module(force=True)
@@ -189,5 +212,5 @@ def test_averaged_weights_are_resumed_too(tmp_path):
 
 @pytest.mark.parametrize('length', [dict(iters=8), dict(epochs=1)])
 def test_a_period_longer_than_training_by_iterations(tmp_path, length):
-    (tensors, rows) = train(tmp_path, hook=dict(interval=100, by_epoch=False), **length)
+    tensors, rows, _ = train(tmp_path, hook=dict(interval=100, by_epoch=False), **length)
     assert rows == [] and tensors['prompts.block_index'].tolist() == [0, 0, 1, 1, 2, 2]

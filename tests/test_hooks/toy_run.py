@@ -51,10 +51,11 @@ class ToyModel(BaseModel):
 
 
 class Images(Dataset):
-    """Twenty-four random vectors; a ``noisy`` one is another whenever it is loaded."""
+    """Twenty-four random vectors, of which ``length`` are used; a ``noisy`` one is another whenever it is loaded."""
 
-    def __init__(self, poison=False, noisy=False):
+    def __init__(self, poison=False, noisy=False, length=24):
         self.noisy = noisy
+        self.length = length
         generator = torch.Generator().manual_seed(7)
         self.inputs = torch.randn(24, 6, generator=generator)
         self.targets = self.inputs.square().sum(1) / 6
@@ -62,7 +63,7 @@ class Images(Dataset):
             self.inputs[POISON] = float('inf')
 
     def __len__(self):
-        return 24
+        return self.length
 
     def __getitem__(self, index):
         inputs = self.inputs[index]
@@ -90,7 +91,7 @@ class ScaledOptimWrapper(OptimWrapper):
 
 def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=False,
                 optim_wrapper=None, checkpoint=None, hooks=(), val_interval=None, noisy=False, workers=0,
-                sampler='InfiniteSampler', **kwargs):
+                sampler='InfiniteSampler', length=24, **kwargs):
     """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
     torch.set_num_threads(1)
     loop = dict(by_epoch=True, max_epochs=epochs)
@@ -99,6 +100,8 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
     if val_interval is not None:
         loop['val_interval'] = val_interval
     sampler = dict(type='DefaultSampler' if iters is None else sampler, shuffle=True)
+    if length % 2:
+        sampler['round_up'] = False
     wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=LR, momentum=0.9))
     wrapper.update(optim_wrapper or {})
     hooks = list(hooks)
@@ -109,7 +112,7 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
         ToyModel(noisy=noisy) if model is None else model,
         work_dir=str(work_dir),
         train_dataloader=dict(batch_size=batch_size, num_workers=workers, sampler=sampler,
-                              collate_fn=dict(type='default_collate'), dataset=Images(poison, noisy)),
+                              collate_fn=dict(type='default_collate'), dataset=Images(poison, noisy, length)),
         train_cfg=loop,
         optim_wrapper=wrapper,
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', **(checkpoint or dict(interval=1))),
