@@ -13,6 +13,7 @@ from torch import nn
 
 from mmprovpt.hooks.stability import block_features
 from mmprovpt.hooks.verification import HeldBatches
+from mmprovpt.relocation import NeedAllocator
 from mmprovpt.visualization import read_log
 
 BLOCKS = ('TransformerEncoderLayer', 'Block', 'SwinBlock', 'SwinTransformerBlock')
@@ -135,6 +136,24 @@ def test_it_changes_nothing_and_resumes(tmp_path):
     train(tmp_path / 'part', epochs=2)
     _, _, resumed = train(tmp_path / 'part', epochs=4, resume=True)
     assert resumed == rows
+
+
+def test_need_reaches_the_allocator(tmp_path, monkeypatch):
+    """Here and not with the toy, whose blocks read without a norm: need is a gradient behind it."""
+    seen, act = [], NeedAllocator.act
+
+    def recording(self, state, signals=None):
+        seen.append(signals['need'])
+        return act(self, state, signals)
+
+    monkeypatch.setattr(NeedAllocator, 'act', recording)
+    runner = make_runner(tmp_path, model=Seeing(), epochs=5, hook=dict(
+        pruner=dict(type='RandomPruner'), allocator=dict(type='NeedAllocator', temperature=0)))
+    runner.train()
+    rows = relocation_hook(runner).history.rows
+    assert len(seen) == 4 and all(need.shape == (3, ) and need.nansum() > 0 for need in seen)
+    assert [row['to'] for row in rows[:4]] == [int(need.nan_to_num(0).argmax()) for need in seen]
+    assert any(row['to'] != row['from'] for row in rows)
 
 
 @pytest.mark.parametrize('value', [-1, 1.5])
