@@ -75,7 +75,7 @@ class Run:
         if METHODS[method] is not None:
             pruner, allocator = METHODS[method](self.pool.num_blocks, seed)
             self.relocator = Relocator(self.pool.num_blocks, pruner, allocator)
-            self.idleness = CRITERIA[pruner.criterion](self.pool)
+            self.idleness = CRITERIA[pruner.criterion](self.pool, pruner.score_interval)
 
     def batches(self):
         for _ in range(self.args.epochs):

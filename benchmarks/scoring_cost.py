@@ -1,6 +1,6 @@
 """What scoring idleness adds to a training step, for each criterion.
 
-    python benchmarks/scoring_cost.py [--rounds 9] [--batch 8] [--prompts 10] [--device cpu]
+    python benchmarks/scoring_cost.py [--rounds 9] [--batch 8] [--prompts 10] [--score-interval 1] [--device cpu]
 
 Plain prompted training and training with each criterion take turns in one process; ratios are medians of the rounds'
 ratios, with the smallest and the largest.
@@ -16,20 +16,21 @@ from prompt_step import SWIN, VIT, keys_and_values
 from mmprovpt.relocation import CRITERIA
 
 
-def seconds(backbone, x, criterion, autocast):
-    """One forward and backward, scored or not."""
-    idleness = CRITERIA[criterion](backbone.prompts) if criterion else None
+def seconds(backbone, x, criterion, args):
+    """``score_interval`` times forward and backward, of which the first is scored, or none."""
+    idleness = CRITERIA[criterion](backbone.prompts, args.score_interval) if criterion else None
     if x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    if idleness is not None:
-        idleness.begin()
-    with torch.autocast(x.device.type, torch.bfloat16) if autocast else nullcontext():
-        loss = sum(out.float().square().mean() for out in backbone(x))
-    loss.backward()
-    backbone.prompts.tokens.grad = None
-    if idleness is not None:
-        idleness.end(loss)
+    for _ in range(args.score_interval):
+        if idleness is not None:
+            idleness.begin()
+        with torch.autocast(x.device.type, torch.bfloat16) if args.autocast else nullcontext():
+            loss = sum(out.float().square().mean() for out in backbone(x))
+        loss.backward()
+        backbone.prompts.tokens.grad = None
+        if idleness is not None:
+            idleness.end(loss)
     if x.is_cuda:
         torch.cuda.synchronize()
     passed = time.perf_counter() - start
@@ -44,19 +45,21 @@ def main():
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--prompts', type=int, default=10, help='per block')
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--score-interval', type=int, default=1, help='iterations from a scored one to the next')
+    parser.add_argument('--criteria', nargs='+', choices=list(CRITERIA), default=list(CRITERIA))
     parser.add_argument('--autocast', action='store_true', help='bfloat16')
     args = parser.parse_args()
     x = torch.randn(args.batch, 3, 224, 224, device=args.device)
     print('| backbone | criterion | median ratio to no scoring | range |\n|---|---|---|---|')
     for name, kind in (('ViT-B/16', VIT), ('Swin-T', SWIN)):
         backbone = keys_and_values(*kind, args.prompts).to(args.device)
-        times = {criterion: [] for criterion in (None, *CRITERIA)}
+        times = {criterion: [] for criterion in (None, *args.criteria)}
         for turn in range(args.rounds + 1):
             for criterion in times:
-                passed = seconds(backbone, x, criterion, args.autocast)
+                passed = seconds(backbone, x, criterion, args)
                 if turn:  # the first turn warms up
                     times[criterion].append(passed)
-        for criterion in CRITERIA:
+        for criterion in args.criteria:
             ratios = [a / b for a, b in zip(times[criterion], times[None])]
             print(f'| {name} | {criterion} | {statistics.median(ratios):.3f} | {min(ratios):.3f}-{max(ratios):.3f} |')
 

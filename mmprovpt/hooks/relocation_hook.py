@@ -125,7 +125,7 @@ class PromptRelocationHook(Hook):
             raise ValueError(f'{self._pruner_config} can never choose a prompt here: blocks own '
                              f'{int(self._pool.distribution.sum())} prompts, and {(self._pool.block_index < 0).sum()} '
                              'are spare (prompts=dict(num_spare=...))')
-        self._idleness = CRITERIA[self._pruner.criterion](self._pool)
+        self._idleness = CRITERIA[self._pruner.criterion](self._pool, self._pruner.score_interval)
         self._loss = PeriodLoss(self._loss_tail, self._pool.tokens.device)
         self._stability = None
         if self._num_images and dist.is_main_process():

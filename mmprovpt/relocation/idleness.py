@@ -23,20 +23,25 @@ class Idleness:
 
     Args:
         pool (PromptPool): The prompts of a backbone, on their final device. This object becomes its observer.
+        score_interval (int): Score every so many iterations, from a period's first on, >= 1. Gates cost some per cent
+            of an iteration that they are measured in. Every loss counts.
     """
 
-    def __init__(self, pool: nn.Module) -> None:
+    def __init__(self, pool: nn.Module, score_interval: int = 1) -> None:
         self.num_prompts = len(pool.tokens)
+        self.score_interval = score_interval
         # Flat, so that one all-reduce merges processes: N summed scores, N summed squared gradients, summed loss,
-        # counted and dropped iterations.
-        self.sums = torch.zeros(2 * self.num_prompts + 3, dtype=torch.float32, device=pool.tokens.device)
+        # counted, scored and dropped iterations.
+        self.sums = torch.zeros(2 * self.num_prompts + 4, dtype=torch.float32, device=pool.tokens.device)
         self._pool = pool
         # Of the running iteration: what grows like the loss's scale, and what like its square (second-order
         # terms, squared gradients).
         self._linear = torch.zeros(self.num_prompts, dtype=torch.float32, device=pool.tokens.device)
         self._quadratic = torch.zeros_like(self._linear)
         self._squares = torch.zeros_like(self._linear)
-        self._scale: Union[float, Tensor, None] = None  # None: outside of an iteration
+        self._scale: Union[float, Tensor, None] = None  # None: nothing is scored
+        self._is_open = False
+        self._begun = 0  # iterations of the period
         pool.observer = self
 
     # What a forward calls, see mmprovpt.attention.reader
@@ -73,7 +78,9 @@ class Idleness:
         """
         for sums in (self._linear, self._quadratic, self._squares):
             sums.zero_()
-        self._scale = scale
+        self._is_open = True
+        self._scale = scale if self._begun % self.score_interval == 0 else None
+        self._begun += 1
 
     def end(self, loss: Union[float, Tensor]) -> None:
         """Close the iteration and count it, or drop it as a whole if anything is not finite.
@@ -86,18 +93,21 @@ class Idleness:
         Raises:
             RuntimeError: No iteration is open.
         """
-        if self._scale is None:
+        if not self._is_open:
             raise RuntimeError('end() without begin(): call begin(scale) before the forward pass')
         loss = torch.as_tensor(loss, dtype=torch.float32, device=self.sums.device).detach().reshape(1)
-        score = self._linear / self._scale - self._quadratic / 2 / self._scale / self._scale
-        squares = self._squares / self._scale / self._scale
-        one = torch.ones_like(loss)
-        sample = torch.cat([score, squares, loss, one, torch.zeros_like(one)])
+        one, zero = torch.ones_like(loss), torch.zeros_like(loss)
+        if self._scale is None:
+            sample = torch.cat([self._linear, self._squares, loss, one, zero, zero])
+        else:
+            score = self._linear / self._scale - self._quadratic / 2 / self._scale / self._scale
+            squares = self._squares / self._scale / self._scale
+            sample = torch.cat([score, squares, loss, one, one, zero])
         dropped = torch.zeros_like(sample)
         dropped[-1] = 1
         # where() and not a product: NaN * 0 is NaN.
         self.sums += torch.where(torch.isfinite(sample).all(), sample, dropped)
-        self._scale = None
+        self._scale, self._is_open = None, False
 
     # Periods
 
@@ -106,13 +116,11 @@ class Idleness:
 
         Returns:
             tuple: Idleness (N,) float32 on the CPU, in units of the loss; mean loss; number of iterations behind
-            them. Without any, idleness and loss are NaN.
+            the loss. What has none behind it is NaN.
         """
         sums = self.sums.cpu()
-        count = int(sums[-2])
-        if count == 0:
-            return torch.full((self.num_prompts, ), float('nan')), float('nan'), 0
-        return sums[:self.num_prompts] / count, float(sums[-3] / count), count
+        total, count, scored, _ = sums[-4:]
+        return sums[:self.num_prompts] / scored, float(total / count), int(count)
 
     def need(self, block_index: Tensor, num_blocks: int) -> Tensor:
         """Need of every block since the last reset; waits for the device.
@@ -137,15 +145,15 @@ class Idleness:
     def reset(self) -> None:
         """Start a new period."""
         self.sums.zero_()
-        self._scale = None
+        self._scale, self._is_open, self._begun = None, False, 0
 
     def close(self) -> None:
         """Stop observing."""
         self._pool.observer = None
 
     def state_dict(self) -> dict:
-        """dict: The sums of the running period as one CPU tensor (2N + 3,) float32."""
-        return dict(sums=self.sums.detach().cpu().clone())
+        """dict: The sums of the running period, one CPU tensor (2N + 4,) float32, and its iterations."""
+        return dict(sums=self.sums.detach().cpu().clone(), begun=self._begun)
 
     def load_state_dict(self, state: dict) -> None:
         """Continue the period of ``state``.
@@ -155,10 +163,10 @@ class Idleness:
         """
         sums = state['sums']
         if sums.shape != self.sums.shape:
-            raise ValueError(f'the idleness state is about {(len(sums) - 3) // 2} prompts, '
+            raise ValueError(f'the idleness state is about {(len(sums) - 4) // 2} prompts, '
                              f'but the model has {self.num_prompts}')
         self.sums.copy_(sums)
-        self._scale = None
+        self._scale, self._is_open, self._begun = None, False, state['begun']
 
 
 class TaylorIdleness(Idleness):
@@ -168,8 +176,8 @@ class TaylorIdleness(Idleness):
     the change of the loss that it stands for (METHOD § 3).
     """
 
-    def __init__(self, pool: nn.Module) -> None:
-        super().__init__(pool)
+    def __init__(self, pool: nn.Module, score_interval: int = 1) -> None:
+        super().__init__(pool, score_interval)
         self._handle = pool.tokens.register_hook(self._see_tokens)
 
     def _see_tokens(self, grad: Tensor) -> None:

@@ -23,19 +23,25 @@ class IdlenessPruner:
             on a few held batches, and the choice is among them by what happens (METHOD § 3): one
             more forward than there are of them. 0: the estimate decides.
         verify_batches (int): Held batches per process, >= 1.
+        score_interval (int): Iterations from one that is scored to the next, >= 1; see
+            :class:`~mmprovpt.relocation.Idleness`.
 
     Raises:
         ValueError: The criterion is unknown, or a number is out of its range.
     """
 
-    def __init__(self, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2) -> None:
+    def __init__(self, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2,
+                 score_interval: int = 1) -> None:
         check_criterion(criterion)
+        if score_interval < 1:
+            raise ValueError(f'score_interval must be at least 1, but is {score_interval}')
         if verify_top < 0 or verify_batches < 1:
             raise ValueError(f'verify_top must be at least 0 and verify_batches at least 1, but they are {verify_top} '
                              f'and {verify_batches}')
         self.criterion = criterion
         self.verify_top = verify_top
         self.verify_batches = verify_batches
+        self.score_interval = score_interval
 
     def candidates(self, block_index: Tensor) -> Tensor:
         """Numbers, int64, of the prompts that may be chosen: those that a block owns.
@@ -87,8 +93,9 @@ class ShrinkingPruner(IdlenessPruner):
         ValueError: A number is out of its range, or the criterion unknown.
     """
 
-    def __init__(self, keep: float, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2) -> None:
-        super().__init__(criterion, verify_top, verify_batches)
+    def __init__(self, keep: float, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2,
+                 score_interval: int = 1) -> None:
+        super().__init__(criterion, verify_top, verify_batches, score_interval)
         if not 0 <= keep <= 1:
             raise ValueError(f'keep must be in [0, 1], but is {keep}')
         self.keep = keep

@@ -231,6 +231,21 @@ def test_nothing_is_measured_without_gradients(case):
     assert not idleness.sums[:2 * idleness.num_prompts].any()
 
 
+@pytest.mark.parametrize('criterion', CRITERIA)
+def test_an_iteration_that_is_not_scored_costs_nothing(case, criterion):
+    backbone, x = prompted(case), images(case, batch=BATCH)
+    alone = measure(criterion, backbone, x).compute()[0]
+    idleness = CRITERIA[criterion](backbone.prompts, score_interval=2)
+    for scale in (1, 7):  # the second iteration would count, if it were seen
+        idleness.begin()
+        (scale * sample_losses(backbone, x).mean()).backward()
+        opened = idleness.open_gates(0, BATCH, x)
+        assert (opened is None) == (scale == 7 or 'gate' not in criterion)
+        idleness.end(scale)
+    torch.testing.assert_close(idleness.compute()[0], alone)
+    assert idleness.compute()[1:] == (4, 2)
+
+
 @torch.no_grad()
 def slow_gain(backbone, x, block, step=1e-3):
     """-∂loss / ∂gate of prompt 1, moved to a block, at the gate that virtual_gain uses: by differences in float64."""

@@ -176,8 +176,20 @@ def test_score_is_float32_for_low_precision_prompts():
     assert float(idleness.compute()[0]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_state_continues_a_period(toy, tmp_path):
-    whole, first, second = (TaylorIdleness(toy) for _ in range(3))
+def test_score_interval(toy):
+    """Of five iterations the first, third and fifth are scored, in each period anew; every loss counts."""
+    idleness = TaylorIdleness(toy, score_interval=2)
+    for _ in range(2):
+        idleness.reset()
+        losses = [train_step(toy, idleness, x) for x in inputs(5)]
+        scores, loss, count = idleness.compute()
+        torch.testing.assert_close(scores, torch.tensor([slow_score(toy, x) for x in inputs(5)[::2]]).mean(0))
+        assert loss == pytest.approx(sum(losses) / 5) and count == 5
+
+
+@pytest.mark.parametrize('score_interval', [1, 3])
+def test_state_continues_a_period(toy, tmp_path, score_interval):
+    whole, first, second = (TaylorIdleness(toy, score_interval) for _ in range(3))
     batches = inputs(4)
     for x in batches:
         train_step(toy, whole, x)

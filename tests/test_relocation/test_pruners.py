@@ -99,3 +99,8 @@ def test_ppo_learns_from_additions():
 def test_share_out_of_range(keep):
     with pytest.raises(ValueError, match=r'keep must be in \[0, 1\]'):
         ShrinkingPruner(keep=keep)
+
+
+def test_bad_score_interval():
+    with pytest.raises(ValueError, match='score_interval must be at least 1, but is 0'):
+        IdlenessPruner('gate', score_interval=0)
