@@ -44,6 +44,7 @@ METHODS = dict(
     fixed_middle=None,
     fixed_late=None,
     random=lambda blocks, seed: (RandomPruner(seed=seed), UniformAllocator(blocks, seed=seed)),
+    verified_random=lambda blocks, seed: (verified(), UniformAllocator(blocks, seed=seed)),
     paper=lambda blocks, seed: (IdlenessPruner('taylor'), PPOAllocator(blocks, seed=seed)),
     verified_ppo=lambda blocks, seed: (verified(), PPOAllocator(blocks, seed=seed)),
     verified_need=lambda blocks, seed: (verified(), NeedAllocator(blocks, seed=seed)),

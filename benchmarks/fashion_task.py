@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmprovpt import inject_prompts
 
-SIZE = 56
+SIZE = 42
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -36,7 +36,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load(folder: str, split: str, count: int, seed: int = 0) -> Tuple[Tensor, Tensor]:
-    """Images (count, 3, 56, 56) float32, normalised, and labels (count,), count / 10 of each class.
+    """Images (count, 3, 42, 42) float32, normalised, and labels (count,), count / 10 of each class.
 
     Args:
         folder: Of the four files.
