@@ -1,4 +1,5 @@
 """Prompt relocation inside an MMEngine Runner."""
+import logging
 import math
 import os.path as osp
 from functools import partial
@@ -355,15 +356,13 @@ class PromptRelocationHook(Hook):
             {f'train/relocation/{name}': value for name, value in scalars.items()
              if value is not None and math.isfinite(value)}, step=runner.iter)
         text = f'Relocation, period {row["period"]}: loss {loss:.4f}, '
-        if moves:
-            text += ', '.join(map(_sentence, moves))
-        elif not math.isfinite(loss):
-            text += f'no finite iteration ({self._idleness.num_dropped} dropped), nothing moves'
-        else:
-            text += 'nothing moves'
+        skipped = not math.isfinite(loss) or not any(mean is not None for mean in means)
+        text += ', '.join(map(_sentence, moves)) or ('the period is skipped' if skipped else 'nothing moves')
+        if self._idleness.num_dropped:
+            text += f' ({self._idleness.num_dropped} iterations were not finite)'
         if reward is not None:
             text += f'; reward of the relocation before: {reward:.3g}'
-        runner.logger.info(text)
+        runner.logger.log(logging.WARNING if skipped else logging.INFO, text)
 
     # Checkpoints
 

@@ -83,9 +83,10 @@ class Idleness:
         self._begun += 1
 
     def end(self, loss: Union[float, Tensor]) -> None:
-        """Close the iteration and count it, or drop it as a whole if anything is not finite.
+        """Close the iteration and count it, or drop it as a whole if its gradients are not finite.
 
-        An overflow of the scaled loss would otherwise poison the period's mean.
+        An overflow of the scaled loss would otherwise poison the period's mean. A loss that is itself not finite
+        does poison it: what ``compute`` returns is then NaN until the next reset, and nothing is to be decided by it.
 
         Args:
             loss (float or Tensor): Unscaled loss of the iteration, one element.
@@ -106,7 +107,9 @@ class Idleness:
         dropped = torch.zeros_like(sample)
         dropped[-1] = 1
         # where() and not a product: NaN * 0 is NaN.
-        self.sums += torch.where(torch.isfinite(sample).all(), sample, dropped)
+        sample = torch.where(torch.isfinite(sample).all(), sample, dropped)
+        sample[:-3] += torch.where(torch.isfinite(loss), 0., float('nan'))
+        self.sums += sample
         self._scale, self._is_open = None, False
 
     # Periods

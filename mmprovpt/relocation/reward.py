@@ -13,7 +13,7 @@ class PeriodLoss:
     Over the whole period (the paper) each image of an epoch counts once, which is the least noisy;
     but the loss then also holds the iterations before a moved prompt had been tuned. The last part
     sees more of what the move is worth and more noise: fewer iterations, and a random part of the
-    images. What is added is not waited for; an iteration that is not finite does not count.
+    images. What is added is not waited for.
 
     Args:
         tail (float): In (0, 1]: the last part of the period's iterations that counts.
@@ -45,8 +45,7 @@ class PeriodLoss:
             return
         loss = torch.as_tensor(loss, dtype=torch.float32, device=self.sums.device)
         loss = loss.detach().reshape(1)
-        sample = torch.cat([loss, torch.ones_like(loss)])
-        self.sums += torch.where(torch.isfinite(loss), sample, torch.zeros_like(sample))
+        self.sums += torch.cat([loss, torch.ones_like(loss)])
 
     def compute(self) -> Tuple[float, int]:
         """Mean loss since the last reset, NaN without any, and the iterations behind it; waits."""

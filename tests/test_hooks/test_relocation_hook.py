@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_hooks import toy_run
-from test_hooks.toy_run import LR, POISON, Images, ToyModel, make_runner, relocation_hook
+from test_hooks.toy_run import LR, OVERFLOW, ToyModel, make_runner, relocation_hook
 from torch import nn
 
 from mmprovpt.hooks import PromptRelocationHook
@@ -234,29 +234,32 @@ def test_loss_scale_is_undone(tmp_path, wrapper):
 
 def test_an_overflow_is_dropped(tmp_path):
     batches = Batches()
-    runner = make_runner(tmp_path, dict(), hooks=[batches], poison=True,
+    runner = make_runner(tmp_path, dict(), hooks=[batches], poison=OVERFLOW,
                          optim_wrapper=dict(type='ScaledOptimWrapper'))
     runner.train()
-    images = Images(poison=True)
-    overflows = [bool(b['inputs'].isinf().any()) for b in batches.batches]
-    assert images.inputs[POISON].isinf().all() and sum(overflows) == 4  # once per epoch
+    overflows = [bool((b['inputs'] == OVERFLOW).any()) for b in batches.batches]
+    assert sum(overflows) == 4  # once per epoch
     rows = read_rows(tmp_path)
     assert all(row['loss'] is not None for row in rows)
+    # The score is that of the other five iterations; the loss is that of all.
+    sums = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['prompt_relocation']['idleness']['sums']
+    assert sums[-4:].isfinite().all() and sums[-3:].tolist() == [5, 5, 1]
     first = [b for b, bad in zip(batches.batches[:6], overflows) if not bad]
     _, expected = slow_training(first, period=5)
-    assert rows[0]['loss'] == pytest.approx(expected[0]['loss'], rel=1e-5)
+    assert float(sums[-4]) / 5 == pytest.approx(expected[0]['loss'], rel=1e-5)
+    assert rows[0]['loss'] > 10 * expected[0]['loss']
 
 
-def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path):
-    runner = make_runner(tmp_path, dict(), poison=True, batch_size=24,
+@pytest.mark.parametrize('poison', [OVERFLOW, float('inf')])
+def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path, poison):
+    runner = make_runner(tmp_path, dict(), poison=poison, batch_size=24,
                          optim_wrapper=dict(type='ScaledOptimWrapper'))
     runner.train()
     rows = read_rows(tmp_path)
-    assert [row['loss'] for row in rows] == [None] * 4
     assert [row['prompt'] for row in rows] == [None] * 4
     assert [row['reward'] for row in rows] == [None] * 4
     log, = tmp_path.glob('*/*.log')
-    assert log.read_text().count('no finite iteration (1 dropped), nothing moves') == 4
+    assert log.read_text().count('the period is skipped (1 iterations were not finite)') == 4
 
 
 def test_an_incomplete_last_period_gives_no_reward(tmp_path):

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from mmprovpt.prompts import StaticPrompts
 
 LR = 0.02
-POISON = 13  # number of the image that overflows where `poison` is set
+POISON = 13  # number of the image of which all numbers are `poison`, where that is set
+OVERFLOW = 1e3  # a poison whose loss is finite, but not its gradient once it is scaled
 
 
 class ToyModel(BaseModel):
@@ -47,20 +48,24 @@ class ToyModel(BaseModel):
             if rows is not None:
                 x = x + (rows @ getattr(self, f'read_{block}') * x[:, None]).tanh().sum(1) / 4
         x = self.head(F.dropout(x, 0.2, self.training and self.noisy)).squeeze(1)
-        return dict(loss=F.mse_loss(x, targets)) if mode == 'loss' else x
+        if mode != 'loss':
+            return x
+        tokens = self.prompts.tokens
+        steep = 1e30 * (inputs == OVERFLOW).any() * (tokens - tokens.detach()).sum()  # 0
+        return dict(loss=F.mse_loss(x, targets) + steep)
 
 
 class Images(Dataset):
     """Twenty-four random vectors, of which ``length`` are used; a ``noisy`` one is another whenever it is loaded."""
 
-    def __init__(self, poison=False, noisy=False, length=24):
+    def __init__(self, poison=None, noisy=False, length=24):
         self.noisy = noisy
         self.length = length
         generator = torch.Generator().manual_seed(7)
         self.inputs = torch.randn(24, 6, generator=generator)
         self.targets = self.inputs.square().sum(1) / 6
-        if poison:
-            self.inputs[POISON] = float('inf')
+        if poison is not None:
+            self.inputs[POISON] = poison
 
     def __len__(self):
         return self.length
@@ -78,7 +83,7 @@ class ScaledOptimWrapper(OptimWrapper):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=1024., growth_interval=3)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=2.**30, growth_interval=3)
 
     def backward(self, loss, **kwargs):
         self.loss_scaler.scale(loss).backward(**kwargs)
@@ -89,7 +94,7 @@ class ScaledOptimWrapper(OptimWrapper):
         self.loss_scaler.update()
 
 
-def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=False,
+def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=None,
                 optim_wrapper=None, checkpoint=None, hooks=(), val_interval=None, noisy=False, workers=0,
                 sampler='InfiniteSampler', length=24, **kwargs):
     """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
@@ -142,7 +147,7 @@ def main(folder):
     scaled = dict(type='ScaledOptimWrapper')
     for name, widths, extra in (
         ('equal', (4, 4, 4), dict()),
-        ('unequal', (4, 6, 8), dict(poison=True, optim_wrapper=scaled,
+        ('unequal', (4, 6, 8), dict(poison=OVERFLOW, optim_wrapper=scaled,
                                     randomness=dict(seed=3, diff_rank_seed=True)))):
         runner = make_runner(f'{folder}/{name}', hook=dict(), model=ToyModel(widths), batch_size=2,
                              epochs=5, **DISTRIBUTED, **extra)

@@ -19,13 +19,23 @@ def test_loss_is_the_mean_of_the_last_part(tail, last):
     assert math.isnan(loss.compute()[0]) and loss.compute()[1] == 0
 
 
-def test_what_is_not_finite_does_not_count_and_state_resumes():
+def test_state_resumes():
     loss, other = PeriodLoss(), PeriodLoss()
-    for position, value in enumerate([1.0, float('nan'), 3.0, float('inf')]):
-        loss.add(value, position, 5)
+    for position, value in enumerate([1.0, 3.0]):
+        loss.add(value, position, 3)
     other.load_state_dict(loss.state_dict())
-    other.add(5.0, 4, 5)
+    other.add(5.0, 2, 3)
     assert loss.compute() == (2.0, 2) and other.compute() == (3.0, 3)
+
+
+def test_a_loss_that_is_not_finite_makes_the_mean_so_until_the_next_period():
+    loss = PeriodLoss()
+    for position, value in enumerate([1.0, float('nan'), 3.0]):
+        loss.add(value, position, 3)
+    assert math.isnan(loss.compute()[0])
+    loss.reset()
+    loss.add(2.0, 0, 1)
+    assert loss.compute() == (2.0, 1)
 
 
 def test_no_baseline_is_the_reward_itself():
