@@ -1,6 +1,5 @@
 """Runs that are killed, validated, averaged, stopped early; with real processes where that matters."""
 import json
-import math
 import os
 import signal
 import subprocess
