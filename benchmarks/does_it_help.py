@@ -4,6 +4,7 @@
 
 Task and training: benchmarks/fashion_task.py (1000 training and 2000 test images of Fashion-MNIST, 60 prompts). All
 methods of one seed share images, initial prompts, order of images and dropout's generator, so differences are paired.
+Tested are the averaged prompts and head (EMA over some 20 iterations); the last iterate's figures are in --out too.
 Every finished run is a line of --out; a script that starts again goes on behind it, so it may be killed, and several
 may share the work (--shard i/n). The table is of what is there.
 """
@@ -29,6 +30,7 @@ from mmprovpt.relocation import (
     virtual_gain,
 )
 
+DECAY = 0.95  # per iteration, of the averaged parameters that are tested
 SETTING = ('epochs', 'interval', 'begin', 'end', 'momentum')
 HELD = 64  # images of a verification, and of a virtual gain
 
@@ -72,6 +74,9 @@ class Run:
         self.args, self.method, self.seed = args, method, seed
         self.moves: List[tuple] = []
         self.losses: List[float] = []
+        # At a constant learning rate the last iterate is noisy (a point or two from one epoch to the next).
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.trained]
         self.relocator = self.idleness = None
         if METHODS[method] is not None:
             pruner, allocator = METHODS[method](self.pool.num_blocks, seed)
@@ -92,7 +97,9 @@ class Run:
             loss.backward()
             self.optim.step()
             self.optim.zero_grad()
-            self.losses.append(float(loss))
+            self.losses.append(float(loss.detach()))
+            for average, now in zip(self.average, self.trained):
+                average.lerp_(now.detach(), 1 - DECAY)
             if self.idleness is not None:
                 self.idleness.end(loss)
                 # What moves last would never be tuned.
@@ -132,12 +139,15 @@ class Run:
 
     def result(self) -> dict:
         self.train()
+        last_loss, last_accuracy = self.model.evaluate(*self.test)
+        for average, now in zip(self.average, self.trained):
+            now.data.copy_(average)
         loss, accuracy = self.model.evaluate(*self.test)
         last = self.losses[-16:]
         return dict(
             method=self.method, seed=self.seed, **{key: getattr(self.args, key) for key in SETTING},
-            accuracy=accuracy, test_loss=float(loss), train_loss=sum(last) / len(last),
-            distribution=self.pool.distribution.tolist(), moves=self.moves)
+            accuracy=accuracy, test_loss=float(loss), last_accuracy=last_accuracy, last_loss=float(last_loss),
+            train_loss=sum(last) / len(last), distribution=self.pool.distribution.tolist(), moves=self.moves)
 
 
 def read(path: Path) -> List[dict]:
