@@ -2,7 +2,7 @@
 
     python benchmarks/does_it_help.py --weights vit_small_patch14_dinov2.pth [--seeds 3] [--epochs 8] [--shard 0/2]
 
-Task and training: benchmarks/fashion_task.py (1000 training and 2000 test images of Fashion-MNIST, 60 prompts). All
+Task and training: benchmarks/fashion_task.py (1000 training and 2000 test images from Fashion-MNIST, 60 prompts). All
 methods of one seed share images, initial prompts, order of images and dropout's generator, so differences are paired.
 Tested are the averaged prompts and head (EMA over some 20 iterations); the last iterate's figures are in --out too.
 Every finished run is a line of --out; a script that starts again goes on behind it, so it may be killed, and several
@@ -16,6 +16,7 @@ from typing import Dict, List
 import torch
 from fashion_task import Classifier, add_options, load, optimizer
 
+from mmprovpt.datasets.miniature_vtab import TASKS
 from mmprovpt.relocation import (
     CRITERIA,
     IdlenessPruner,
@@ -31,7 +32,7 @@ from mmprovpt.relocation import (
 )
 
 DECAY = 0.95  # per iteration, of the averaged parameters that are tested
-SETTING = ('epochs', 'interval', 'begin', 'end', 'momentum')
+SETTING = ('task', 'epochs', 'interval', 'begin', 'end', 'momentum')
 HELD = 64  # images of a verification, and of a virtual gain
 
 
@@ -66,8 +67,8 @@ class Run:
         torch.manual_seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.held = torch.Generator().manual_seed(seed)
-        self.x, self.y = (t.to(args.device) for t in load(args.data, 'train', 1000, seed))
-        self.test = [t.to(args.device) for t in load(args.data, 't10k', 2000)]
+        self.x, self.y = (t.to(args.device) for t in load(args.data, 'train', 1000, seed, args.task))
+        self.test = [t.to(args.device) for t in load(args.data, 'test', 2000, task=args.task)]
         self.model = Classifier(args.weights, TOKENS.get(method, 5)).to(args.device)
         self.pool = self.model.pool
         self.optim = optimizer(self.model)
@@ -156,7 +157,7 @@ def read(path: Path) -> List[dict]:
 
 def same_setting(row: dict, args) -> bool:
     """Whether a row belongs to the table; where nothing moves, no more than the epochs matters."""
-    keys = ['epochs'] if METHODS[row['method']] is None else SETTING
+    keys = ['task', 'epochs'] if METHODS[row['method']] is None else SETTING
     return all(row[key] == getattr(args, key) for key in keys)
 
 
@@ -191,6 +192,7 @@ def table(rows: List[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    parser.add_argument('--task', choices=list(TASKS), default='category', help='of the miniature VTAB')
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--epochs', type=int, default=8)

@@ -4,8 +4,6 @@ Data: Debian's package dataset-fashion-mnist (or the same four .gz files elsewhe
 for timm's ``vit_small_patch14_dinov2`` (``--weights``), such as timm downloads.
 """
 import argparse
-import gzip
-from pathlib import Path
 from typing import Tuple
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprovpt import inject_prompts
+from mmprovpt.datasets.miniature_vtab import draw, load_articles
 
 SIZE = 42
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,32 +25,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu')
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes."""
-    with gzip.open(path) as file:
-        content = file.read()
-    dims = content[3]
-    shape = np.frombuffer(content, '>u4', dims, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
-
-
-def load(folder: str, split: str, count: int, seed: int = 0) -> Tuple[Tensor, Tensor]:
-    """Images (count, 3, 42, 42) float32, normalised, and labels (count,), count / 10 of each class.
+def load(folder: str, split: str, count: int, seed: int = 0, task: str = 'category') -> Tuple[Tensor, Tensor]:
+    """Images (count, 3, 42, 42) float32, normalised, and labels (count,), equally many of each class (or nearly).
 
     Args:
         folder: Of the four files.
-        split: 'train' or 't10k'.
+        split: 'train' or 'test'.
         count: A multiple of 10.
         seed: Of the choice.
+        task: Of ``mmprovpt.datasets.miniature_vtab``; 'category' is taken from the files as it is.
     """
-    images = read_idx(Path(folder) / f'{split}-images-idx3-ubyte.gz')
-    labels = read_idx(Path(folder) / f'{split}-labels-idx1-ubyte.gz')
+    if task != 'category':
+        images, labels = zip(*(draw(task, split, number, folder, seed) for number in range(count)))
+        return normalise(np.stack(images)), torch.tensor(labels)
+    images, labels = load_articles(folder, split)
     rng = np.random.default_rng(seed)
     chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:count // 10] for c in range(10)])
-    x = torch.from_numpy(images[chosen].copy())[:, None].float().div(255).expand(-1, 3, -1, -1)
-    x = F.interpolate(x, size=(SIZE, SIZE), mode='bilinear', align_corners=False)
-    x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    return x, torch.from_numpy(labels[chosen].astype(np.int64))
+    return normalise(images[chosen]), torch.from_numpy(labels[chosen])
+
+
+def normalise(images: np.ndarray) -> Tensor:
+    """(N, h, w) uint8 to (N, 3, 42, 42) float32."""
+    x = torch.from_numpy(images)[:, None].float().div(255).expand(-1, 3, -1, -1)
+    x = F.interpolate(x, size=(SIZE, SIZE), mode='bilinear', align_corners=False, antialias=True)
+    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 class Classifier(nn.Module):
