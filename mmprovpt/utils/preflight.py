@@ -91,7 +91,7 @@ def _weight_files(node, key):
     if isinstance(node, dict):
         for name, value in node.items():
             init_cfg = name == 'checkpoint' and node.get('type') == 'Pretrained'
-            if (init_cfg or name == 'pretrained') and _is_local(value):
+            if (init_cfg or name in ('pretrained', 'checkpoint_path')) and _is_local(value):
                 yield f'{key}.{name}', value, value, _check_checkpoint
             else:
                 yield from _weight_files(value, f'{key}.{name}')
@@ -156,7 +156,9 @@ def _check_checkpoint(path):
 def _advice(path):
     if 'data/miniature' in path.replace('\\', '/'):
         return 'run `make data`'
-    if path.endswith(('.pth', '.pt', '.bin', '.safetensors', '.pkl')):
+    if path.startswith('checkpoints/'):
+        return 'get it as docs/weights.md says, or name another with --cfg-options KEY=PATH'
+    if path.endswith(('.pth', '.pt', '.bin', '.safetensors', '.pkl', '.npz')):
         return 'put the checkpoint there, or name another with --cfg-options KEY=PATH'
     if 'data/coco' in path.replace('\\', '/'):
         return 'put COCO 2017 there (see README.md), or override the key with --cfg-options'

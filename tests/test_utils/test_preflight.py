@@ -113,6 +113,18 @@ def test_truncated_checkpoint(coco, size):
     assert "init_cfg.checkpoint = 'weights.pth': truncated checkpoint" in message(coco)
 
 
+def test_published_weights(coco):
+    """Named by docs/weights.md; timm's backbone takes the file as an argument of its own."""
+    coco.model.backbone = dict(type='mmprovpt.PromptedTIMMBackbone', checkpoint_path='checkpoints/ViT-B_16.npz')
+    said = message(coco)
+    assert "model.backbone.checkpoint_path = 'checkpoints/ViT-B_16.npz': no such file" in said
+    assert 'what to do: get it as docs/weights.md says' in said
+    os.mkdir('checkpoints')
+    with open('checkpoints/ViT-B_16.npz', 'wb') as f:
+        f.write(b'PK\x03\x04 and no more')
+    assert 'truncated checkpoint' in message(coco)
+
+
 @pytest.mark.parametrize('url', ['https://a.b/c.pth', 'torchvision://resnet50', 's3:bucket/c.pth'])
 def test_urls_are_left_alone(coco, url):
     coco.model.backbone.init_cfg.checkpoint = coco.load_from = url

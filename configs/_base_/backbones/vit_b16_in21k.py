@@ -1,0 +1,9 @@
+# ViT-B/16, supervised on ImageNet-21k (ViT-B_16.npz): docs/weights.md. The class token behind the last norm is read.
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='mmprovpt.PromptedVisionTransformer',
+        arch='base',
+        img_size=224,
+        patch_size=16,
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/vit_b16_in21k.pth', prefix='backbone.')))
