@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import zipfile
+from contextlib import contextmanager
 from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -337,18 +338,13 @@ def _load(model, source, state):
     return model.eval()
 
 
-class _loading:
+@contextmanager
+def _loading(source):
     """Shapes that do not fit are the file's fault."""
-
-    def __init__(self, source):
-        self.source = source
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is RuntimeError:
-            raise ConfigError(f'{self.source.path} ({self.source.layout}): {error}') from error
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConfigError(f'{source.path} ({source.layout}): {error}') from error
 
 
 def _compare_keys(source, given, wanted):
