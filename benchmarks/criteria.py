@@ -26,7 +26,7 @@ TOP = 5
 
 def scores(model, x, y, criterion, batch=64):
     """(N,) mean score over one epoch of gradients, without training."""
-    idleness = CRITERIA[criterion](model.pool)
+    idleness = CRITERIA[criterion](model.pool, score_interval=1)
     model.train()
     for xs, ys in zip(x.split(batch), y.split(batch)):
         idleness.begin()

@@ -37,7 +37,7 @@ HELD = 64  # images of a verification, and of a virtual gain
 
 
 def verified() -> IdlenessPruner:
-    return IdlenessPruner('gate_fisher', verify_top=3)
+    return IdlenessPruner('gate_fisher', verify_top=3, score_interval=1)
 
 
 # name -> (pruner, allocator) of a run with L blocks and a seed, or None: nothing moves

@@ -1,6 +1,6 @@
 """What scoring idleness adds to a training step, for each criterion.
 
-    python benchmarks/scoring_cost.py [--rounds 9] [--batch 8] [--prompts 10] [--score-interval 1] [--device cpu]
+    python benchmarks/scoring_cost.py [--rounds 9] [--batch 8] [--prompts 10] [--score-interval N] [--device cpu]
 
 Plain prompted training and training with each criterion take turns in one process; ratios are medians of the rounds'
 ratios, with the smallest and the largest.
@@ -15,14 +15,16 @@ from prompt_step import SWIN, VIT, keys_and_values
 
 from mmprovpt.relocation import CRITERIA
 
+ITERATIONS = max(criterion.default_interval for criterion in CRITERIA.values())
+
 
 def seconds(backbone, x, criterion, args):
-    """``score_interval`` times forward and backward, of which the first is scored, or none."""
+    """As many times forward and backward as every criterion's interval divides, some of them scored, or none."""
     idleness = CRITERIA[criterion](backbone.prompts, args.score_interval) if criterion else None
     if x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    for _ in range(args.score_interval):
+    for _ in range(args.score_interval or ITERATIONS):
         if idleness is not None:
             idleness.begin()
         with torch.autocast(x.device.type, torch.bfloat16) if args.autocast else nullcontext():
@@ -45,7 +47,7 @@ def main():
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--prompts', type=int, default=10, help='per block')
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--score-interval', type=int, default=1, help='iterations from a scored one to the next')
+    parser.add_argument('--score-interval', type=int, help="default: each criterion's own")
     parser.add_argument('--criteria', nargs='+', choices=list(CRITERIA), default=list(CRITERIA))
     parser.add_argument('--autocast', action='store_true', help='bfloat16')
     args = parser.parse_args()

@@ -23,17 +23,17 @@ class IdlenessPruner:
             on a few held batches, and the choice is among them by what happens (METHOD § 3): one
             more forward than there are of them. 0: the estimate decides.
         verify_batches (int): Held batches per process, >= 1.
-        score_interval (int): Iterations from one that is scored to the next, >= 1; see
-            :class:`~mmprovpt.relocation.Idleness`.
+        score_interval (int, optional): Iterations from one that is scored to the next, >= 1. None: 1, but 4 for gates,
+            which cost more (see ``mmprovpt.relocation.CRITERIA``).
 
     Raises:
         ValueError: The criterion is unknown, or a number is out of its range.
     """
 
     def __init__(self, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2,
-                 score_interval: int = 1) -> None:
+                 score_interval: Optional[int] = None) -> None:
         check_criterion(criterion)
-        if score_interval < 1:
+        if score_interval is not None and score_interval < 1:
             raise ValueError(f'score_interval must be at least 1, but is {score_interval}')
         if verify_top < 0 or verify_batches < 1:
             raise ValueError(f'verify_top must be at least 0 and verify_batches at least 1, but they are {verify_top} '
@@ -94,7 +94,7 @@ class ShrinkingPruner(IdlenessPruner):
     """
 
     def __init__(self, keep: float, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2,
-                 score_interval: int = 1) -> None:
+                 score_interval: Optional[int] = None) -> None:
         super().__init__(criterion, verify_top, verify_batches, score_interval)
         if not 0 <= keep <= 1:
             raise ValueError(f'keep must be in [0, 1], but is {keep}')

@@ -36,7 +36,7 @@ def sample_losses(backbone, x):
 
 
 def measure(criterion, backbone, x, scale=1.):
-    idleness = CRITERIA[criterion](backbone.prompts)
+    idleness = CRITERIA[criterion](backbone.prompts, score_interval=1)
     idleness.begin(scale)
     loss = sample_losses(backbone, x).mean()
     (loss * scale).backward()

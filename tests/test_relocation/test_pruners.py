@@ -2,7 +2,9 @@
 import pytest
 import torch
 
+from mmprovpt.prompts import StaticPrompts
 from mmprovpt.relocation import (
+    CRITERIA,
     IdlenessPruner,
     PPOAllocator,
     RandomPruner,
@@ -99,6 +101,13 @@ def test_ppo_learns_from_additions():
 def test_share_out_of_range(keep):
     with pytest.raises(ValueError, match=r'keep must be in \[0, 1\]'):
         ShrinkingPruner(keep=keep)
+
+
+@pytest.mark.parametrize('criterion, interval', [('taylor', 1), ('taylor_norm', 1), ('gate', 4), ('gate_fisher', 4)])
+def test_gates_are_scored_less_often(criterion, interval):
+    pool = StaticPrompts(2, patch_fan_in=12, widths=(4, 4))
+    assert CRITERIA[criterion](pool, IdlenessPruner(criterion).score_interval).score_interval == interval
+    assert CRITERIA[criterion](pool, IdlenessPruner(criterion, score_interval=2).score_interval).score_interval == 2
 
 
 def test_bad_score_interval():
