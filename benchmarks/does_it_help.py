@@ -32,7 +32,7 @@ from mmprovpt.relocation import (
 )
 
 DECAY = 0.95  # per iteration, of the averaged parameters that are tested
-SETTING = ('task', 'epochs', 'interval', 'begin', 'end', 'momentum')
+SETTING = ('task', 'start', 'epochs', 'interval', 'begin', 'end', 'momentum')
 HELD = 64  # images of a verification, and of a virtual gain
 
 
@@ -43,9 +43,6 @@ def verified() -> IdlenessPruner:
 # name -> (pruner, allocator) of a run with L blocks and a seed, or None: nothing moves
 METHODS = dict(
     static=None,
-    fixed_early=None,
-    fixed_middle=None,
-    fixed_late=None,
     random=lambda blocks, seed: (RandomPruner(seed=seed), UniformAllocator(blocks, seed=seed)),
     verified_random=lambda blocks, seed: (verified(), UniformAllocator(blocks, seed=seed)),
     paper=lambda blocks, seed: (IdlenessPruner('taylor'), PPOAllocator(blocks, seed=seed)),
@@ -56,8 +53,8 @@ METHODS = dict(
     verified_prior=lambda blocks, seed: (verified(), PPOAllocator(blocks, prior='need', seed=seed)),
 )
 
-# Distributions that no relocation of a few periods reaches: what could be won at all.
-TOKENS = dict(fixed_early=[15] * 4 + [0] * 8, fixed_middle=[0] * 4 + [15] * 4 + [0] * 4, fixed_late=[0] * 8 + [15] * 4)
+# Distributions to begin with. A third of the blocks has all prompts: is there something to be won, and who finds it?
+STARTS = dict(uniform=[5] * 12, early=[15] * 4 + [0] * 8, middle=[0] * 4 + [15] * 4 + [0] * 4, late=[0] * 8 + [15] * 4)
 
 
 class Run:
@@ -69,7 +66,7 @@ class Run:
         self.held = torch.Generator().manual_seed(seed)
         self.x, self.y = (t.to(args.device) for t in load(args.data, 'train', 1000, seed, args.task))
         self.test = [t.to(args.device) for t in load(args.data, 'test', 2000, task=args.task)]
-        self.model = Classifier(args.weights, TOKENS.get(method, 5)).to(args.device)
+        self.model = Classifier(args.weights, STARTS[args.start]).to(args.device)
         self.pool = self.model.pool
         self.optim = optimizer(self.model)
         self.args, self.method, self.seed = args, method, seed
@@ -157,7 +154,7 @@ def read(path: Path) -> List[dict]:
 
 def same_setting(row: dict, args) -> bool:
     """Whether a row belongs to the table; where nothing moves, no more than the epochs matters."""
-    keys = ['task', 'epochs'] if METHODS[row['method']] is None else SETTING
+    keys = ['task', 'start', 'epochs'] if METHODS[row['method']] is None else SETTING
     return all(row[key] == getattr(args, key) for key in keys)
 
 
@@ -193,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument('--task', choices=list(TASKS), default='category', help='of the miniature VTAB')
+    parser.add_argument('--start', choices=list(STARTS), default='uniform', help='distribution to begin with')
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--epochs', type=int, default=8)
