@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmprovpt import inject_prompts
-from mmprovpt.relocation import IdlenessPruner, PPOAllocator, Relocator, TaylorIdleness
+from mmprovpt.relocation import FisherGateIdleness, IdlenessPruner, PPOAllocator, Relocator
 
 
 def train(model, batches, periods, lr=0.05, num_tokens=5):
@@ -25,7 +25,7 @@ def train(model, batches, periods, lr=0.05, num_tokens=5):
     pool = inject_prompts(model, dict(type='StaticPrompts', num_tokens=num_tokens))
     model.head.requires_grad_(True)
     optimizer = torch.optim.SGD([pool.tokens, *model.head.parameters()], lr=lr, momentum=0.9)
-    idleness, moved = TaylorIdleness(pool), []
+    idleness, moved = FisherGateIdleness(pool), []
     relocator = Relocator(pool.num_blocks, IdlenessPruner(), PPOAllocator(pool.num_blocks))
     model.train()
     for period in range(periods):

@@ -81,7 +81,7 @@ class PromptRelocationHook(Hook):
     def __init__(self,
                  interval: int = 1,
                  by_epoch: bool = True,
-                 pruner: dict = dict(type='IdlenessPruner', criterion='taylor'),  # noqa: B006
+                 pruner: dict = dict(type='IdlenessPruner', criterion='gate_fisher'),  # noqa: B006
                  allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
                  relocate_per_period: int = 1,
                  loss_tail: float = 1.0,

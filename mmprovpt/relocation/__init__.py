@@ -5,7 +5,7 @@ from typing import Dict
 from .allocator import Allocator
 from .bandits import NeedAllocator, RetireAllocator, ThompsonAllocator, UniformAllocator, VirtualAllocator
 from .history import RelocationHistory
-from .idleness import CRITERIA, TaylorIdleness, true_idleness
+from .idleness import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
 from .ppo import JointPPOAllocator, PPOAllocator
 from .pruners import IdlenessPruner, RandomPruner, ShrinkingPruner, SparePruner
 from .relocator import Move, Relocator
@@ -63,8 +63,8 @@ def build(config: dict, classes: Dict[str, type], **runtime):
 
 
 __all__ = [
-    'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'IdlenessPruner', 'JointPPOAllocator', 'Move', 'NeedAllocator',
-    'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator', 'RetireAllocator',
-    'RewardBaseline', 'ShrinkingPruner', 'SparePruner', 'TaylorIdleness', 'ThompsonAllocator', 'UniformAllocator',
-    'VirtualAllocator', 'build', 'check_config', 'true_idleness', 'virtual_gain'
+    'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'FisherGateIdleness', 'IdlenessPruner', 'JointPPOAllocator',
+    'Move', 'NeedAllocator', 'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator',
+    'RetireAllocator', 'RewardBaseline', 'ShrinkingPruner', 'SparePruner', 'TaylorIdleness', 'ThompsonAllocator',
+    'UniformAllocator', 'VirtualAllocator', 'build', 'check_config', 'true_idleness', 'virtual_gain'
 ]

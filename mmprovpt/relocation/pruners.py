@@ -18,7 +18,8 @@ class IdlenessPruner:
 
     Args:
         criterion (str): How idleness is estimated, a key of ``mmprovpt.relocation.CRITERIA``:
-            ``'taylor'`` (the paper's), ``'taylor_norm'``, ``'gate'`` or ``'gate_fisher'``.
+            ``'taylor'`` (the paper's), ``'taylor_norm'``, ``'gate'`` or ``'gate_fisher'``. The default is the one that
+            agrees best with true removal (docs/relocation.md).
         verify_top (int): The so many idlest by that estimate are really taken away, one at a time,
             on a few held batches, and the choice is among them by what happens (METHOD § 3): one
             more forward than there are of them. 0: the estimate decides.
@@ -30,7 +31,7 @@ class IdlenessPruner:
         ValueError: The criterion is unknown, or a number is out of its range.
     """
 
-    def __init__(self, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2,
+    def __init__(self, criterion: str = 'gate_fisher', verify_top: int = 0, verify_batches: int = 2,
                  score_interval: Optional[int] = None) -> None:
         check_criterion(criterion)
         if score_interval is not None and score_interval < 1:
@@ -93,7 +94,7 @@ class ShrinkingPruner(IdlenessPruner):
         ValueError: A number is out of its range, or the criterion unknown.
     """
 
-    def __init__(self, keep: float, criterion: str = 'taylor', verify_top: int = 0, verify_batches: int = 2,
+    def __init__(self, keep: float, criterion: str = 'gate_fisher', verify_top: int = 0, verify_batches: int = 2,
                  score_interval: Optional[int] = None) -> None:
         super().__init__(criterion, verify_top, verify_batches, score_interval)
         if not 0 <= keep <= 1:
@@ -122,7 +123,7 @@ class SparePruner(IdlenessPruner):
         ValueError: The criterion is unknown.
     """
 
-    def __init__(self, criterion: str = 'taylor') -> None:
+    def __init__(self, criterion: str = 'gate_fisher') -> None:
         super().__init__(criterion)
 
     def candidates(self, block_index: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class RandomPruner(IdlenessPruner):
         ValueError: The criterion is unknown.
     """
 
-    def __init__(self, criterion: str = 'taylor', seed: int = 0) -> None:
+    def __init__(self, criterion: str = 'gate_fisher', seed: int = 0) -> None:
         super().__init__(criterion)
         self.generator = torch.Generator().manual_seed(seed)
 

@@ -99,6 +99,7 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
                 sampler='InfiniteSampler', length=24, **kwargs):
     """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
     torch.set_num_threads(1)
+    toy = model is None or isinstance(model, ToyModel)
     loop = dict(by_epoch=True, max_epochs=epochs)
     if iters is not None:
         loop = dict(by_epoch=False, max_iters=iters)
@@ -111,7 +112,10 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
     wrapper.update(optim_wrapper or {})
     hooks = list(hooks)
     if hook is not None:
-        hooks.append(dict(type='mmprovpt.PromptRelocationHook', **hook))
+        pruner = dict(hook.get('pruner', dict(type='IdlenessPruner')))
+        if toy:  # whose blocks have no attention, and so no gates
+            pruner.setdefault('criterion', 'taylor')
+        hooks.append(dict(type='mmprovpt.PromptRelocationHook', **dict(hook, pruner=pruner)))
     kwargs = {**dict(randomness=dict(seed=3)), **kwargs}
     return Runner(
         ToyModel(noisy=noisy) if model is None else model,

@@ -149,7 +149,7 @@ def test_build():
     allocator = build(dict(type='PPOAllocator', clip=0.1), ALLOCATORS, num_blocks=4, seed=7)
     assert (allocator.clip, allocator.num_blocks) == (0.1, 4)
     # What only some classes take is offered to all of them.
-    assert build(dict(type='IdlenessPruner'), PRUNERS, seed=7).criterion == 'taylor'
+    assert build(dict(type='IdlenessPruner'), PRUNERS, seed=7).criterion == 'gate_fisher'
 
 
 @pytest.mark.parametrize('config,message', [
