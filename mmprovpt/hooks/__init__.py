@@ -1,3 +1,4 @@
+from .checkpoint_hook import PromptCheckpointHook
 from .relocation_hook import PromptRelocationHook
 
-__all__ = ['PromptRelocationHook']
+__all__ = ['PromptCheckpointHook', 'PromptRelocationHook']

@@ -1,5 +1,6 @@
+from .frozen import tuned_state_dict
 from .inject import inject_prompts
 from .pool import PromptPool
 from .static import StaticPrompts
 
-__all__ = ['PromptPool', 'StaticPrompts', 'inject_prompts']
+__all__ = ['PromptPool', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']

@@ -1,13 +1,19 @@
 """What becomes of a backbone that has prompts: frozen, in eval mode, and never left with random weights silently."""
+import hashlib
 import logging
 import re
+from collections import OrderedDict
+from typing import Dict, Optional
 
 import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 POOL = 'prompts.'
+# Only in checkpoints of what was tuned: which frozen weights they leave out. It is a tensor of the state dict, so
+# that whoever loads one, and by whatever route, is checked.
+FINGERPRINT = POOL + 'frozen_sha256'
 # Norms of the outputs, which checkpoints of classifiers lack. They start as the identity and stay so: what
 # reads the features (a convolution, a linear layer) can express any scale and shift of them.
 _OUTPUT_NORM = re.compile(r'(norm\d+|ln2)\.(weight|bias)')
@@ -39,17 +45,28 @@ class FrozenBackbone:
                 f'{type(self).__name__} is frozen, and its init_cfg loads no checkpoint: unless load_from or '
                 'resume does, prompts will be tuned on random weights.', 'current', level=logging.WARNING)
 
+    def frozen_tensors(self) -> Dict[str, Tensor]:
+        """What nothing trains, by its name here: what a checkpoint of what was tuned leaves out."""
+        return {name: value for name, value in self.state_dict(keep_vars=True).items()
+                if not name.startswith(POOL) and not value.requires_grad}
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
         """As upstream, for whoever loads (init_cfg, load_from, resume, PyTorch), but complete or not at all.
 
         Missing prompts are no fault (a checkpoint of upstream has none), nor are missing frozen weights beside
-        prompts (a checkpoint of what was tuned).
+        prompts (a checkpoint of what was tuned), if the frozen weights here are those that it was tuned on.
 
         Raises:
-            RuntimeError: If the checkpoint lacks keys of the frozen backbone, or their shapes do not fit; it
-                names the keys.
+            RuntimeError: If the checkpoint lacks keys of the frozen backbone, or their shapes do not fit (it names
+                the keys), or it was tuned on other frozen weights (it names both fingerprints).
         """
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith(POOL)}
+        has_prompts = any(key.startswith(prefix + POOL) for key in state_dict)
+        only_tuned = has_prompts and (prefix + FINGERPRINT in state_dict
+                                      or not any(prefix + name in state_dict for name in own))
+        if only_tuned:
+            self._add_frozen(state_dict, prefix)
         prompted = type(self)
         # Upstream converts old keys only if the class is its own (mmpretrain's Swin).
         self.__class__ = prompted.upstream
@@ -58,15 +75,54 @@ class FrozenBackbone:
                                                     unexpected_keys, error_msgs)
         finally:
             self.__class__ = prompted
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith(POOL)}
-        own = {name: value for name, value in own.items() if value.is_floating_point()}
-        has_prompts = any(key.startswith(prefix + POOL) for key in state_dict)
-        present = [name for name in own if prefix + name in state_dict]
-        if has_prompts and not present:
-            return
+        self._check_complete(state_dict, prefix)
+        if not has_prompts:
+            # strict=True is for what the checkpoint could have.
+            state_dict.update({prefix + POOL + name: value for name, value in self.prompts.state_dict().items()})
+        if not only_tuned:
+            self._frozen_loaded = True
+
+    def _add_frozen(self, state_dict: dict, prefix: str) -> None:
+        """Complete a checkpoint of what was tuned by the frozen weights here, if they are the right ones."""
+        wanted = state_dict.pop(prefix + FINGERPRINT, None)
+        frozen = {name: value for name, value in self.frozen_tensors().items() if prefix + name not in state_dict}
+        if wanted is None:
+            print_log(f'The checkpoint of {type(self).__name__} has prompts only and does not say which frozen weights '
+                      'they were tuned on (mmprovpt.tuned_state_dict would): they are taken to be those here.',
+                      'current', level=logging.WARNING)
+        else:
+            self._require(wanted, frozen)
+        state_dict.update({prefix + name: value for name, value in frozen.items()})
+
+    def _require(self, wanted: Tensor, frozen: Dict[str, Tensor]) -> None:
+        """Raise if the frozen weights are not those of this fingerprint, nor are so after ``init_weights``."""
+        wanted, source = _hex(wanted), getattr(self, 'init_cfg', None)
+        here = _hex(fingerprint(frozen))
+        # Whoever only tests or infers does not initialise. What timm's constructor has loaded, it says by _is_init.
+        loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
+        if here != wanted and source and not loaded:
+            try:
+                self.init_weights()
+            except OSError as error:
+                raise RuntimeError(f'The checkpoint holds only what was tuned of {type(self).__name__}, and the frozen '
+                                   f'weights cannot be read from {source}: {error}') from error
+            here = _hex(fingerprint(frozen))
+        if here != wanted:
+            raise RuntimeError(
+                f'The checkpoint holds only what was tuned, on other frozen weights than {type(self).__name__} has:\n'
+                f'  sha256 in the checkpoint: {wanted}\n'
+                f'  sha256 here:              {here} (init_cfg: {source})\n'
+                'Give the backbone the init_cfg (and img_size and dtype) that it was tuned with, or, where that is not '
+                'possible (init_detector and init_model of mmdet and mmseg take init_cfg away), use a full checkpoint: '
+                'tools/export_prompts.py --merge makes one.')
+
+    def _check_complete(self, state_dict: dict, prefix: str) -> None:
+        own = {name: value for name, value in self.state_dict().items()
+               if not name.startswith(POOL) and value.is_floating_point()}
         missing = [prefix + name for name in own if prefix + name not in state_dict]
-        unfit = [f'{prefix}{name}: {tuple(state_dict[prefix + name].shape)}, expected {tuple(own[name].shape)}'
-                 for name in present if state_dict[prefix + name].shape != own[name].shape]
+        unfit = [f'{prefix}{name}: {tuple(state_dict[prefix + name].shape)}, expected {tuple(value.shape)}'
+                 for name, value in own.items()
+                 if prefix + name in state_dict and state_dict[prefix + name].shape != value.shape]
         identity = [key for key in missing if _OUTPUT_NORM.fullmatch(key[len(prefix):])]
         missing = [key for key in missing if key not in identity]
         if missing or unfit:
@@ -74,10 +130,60 @@ class FrozenBackbone:
         if identity:
             print_log(f'The checkpoint has no {", ".join(identity)}: these norms stay as they are (the identity, '
                       'where they are new).', 'current')
-        if not has_prompts:
-            # strict=True is for what the checkpoint could have.
-            state_dict.update({prefix + POOL + name: value for name, value in self.prompts.state_dict().items()})
-        self._frozen_loaded = True
+
+
+def fingerprint(tensors: Dict[str, Tensor]) -> Tensor:
+    """(32,) uint8, SHA-256 of names, dtypes, shapes and bytes, on whatever device they are.
+
+    Integers are left out: those in a backbone (indices of positions, counts of batches) follow from its config, and
+    libraries have changed which of them they store. 86 M float32 take about 0.3 s.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        if value.is_floating_point():
+            digest.update(f'{name} {value.dtype} {tuple(value.shape)};'.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix: str = '') -> dict:
+    """A state dict without the frozen weights of prompted backbones, but with their fingerprints.
+
+    Whatever else there is stays: prompts and their blocks, necks, heads, statistics of their norms, and parameters
+    of the backbone that somebody has set free again.
+
+    Args:
+        model: Holds prompted backbones, or is one.
+        state_dict: Of the model, or of a wrapper that puts ``prefix`` in front of its keys; by default
+            ``model.state_dict()``. It is not changed.
+        prefix: E.g. ``'module.'`` for the average that EMAHook keeps.
+
+    Raises:
+        ValueError: If nothing in the model has prompts by :func:`mmprovpt.inject_prompts`.
+    """
+    state_dict = model.state_dict() if state_dict is None else state_dict
+    kept = OrderedDict(state_dict)
+    kept._metadata = getattr(state_dict, '_metadata', None)  # versions of modules, by which they convert old keys
+    for name, backbone in prompted_backbones(model).items():
+        place = f'{prefix}{name}.' if name else prefix
+        frozen = backbone.frozen_tensors()
+        for key in frozen:
+            kept.pop(place + key, None)
+        kept[place + FINGERPRINT] = fingerprint(frozen)
+    return kept
+
+
+def prompted_backbones(model: nn.Module) -> Dict[str, FrozenBackbone]:
+    """Those in a model, by name; ValueError if there is none."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, FrozenBackbone)}
+    if not found:
+        raise ValueError(f'{type(model).__name__} has no backbone with prompts, so nothing of it can be left out of a '
+                         'checkpoint')
+    return found
+
+
+def _hex(digest: Tensor) -> str:
+    return bytes(digest.tolist()).hex()
 
 
 class CheckpointedBlock:

@@ -124,7 +124,7 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
                               collate_fn=dict(type='default_collate'), dataset=Images(poison, noisy, length)),
         train_cfg=loop,
         optim_wrapper=wrapper,
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', **(checkpoint or dict(interval=1))),
+        default_hooks=dict(checkpoint={'type': 'CheckpointHook', **(checkpoint or dict(interval=1))},
                            runtime_info=dict(type='RuntimeInfoHook'),
                            sampler_seed=dict(type='DistSamplerSeedHook')),
         custom_hooks=hooks,

@@ -1,0 +1,155 @@
+"""Checkpoints of what was tuned, and checkpoints that survive a kill."""
+import os
+import os.path as osp
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Union
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmprovpt.prompts import tuned_state_dict
+from mmprovpt.prompts.frozen import prompted_backbones
+from mmprovpt.registry import HOOKS
+
+ATOMIC = 'mmprovpt_atomic'
+
+
+@HOOKS.register_module()
+class PromptCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook, but small and safe.
+
+    Small: the frozen weights of prompted backbones stay out of ``state_dict`` (and ``ema_state_dict``); a fingerprint
+    of them goes in, which loading checks (see :func:`mmprovpt.tuned_state_dict`). All else is there: optimizer,
+    schedulers, states of hooks. So ``resume``, ``load_from``, testing and inferencers take such a file as any other.
+
+    Safe: killed at whatever moment, a run leaves ``last_checkpoint`` naming a whole checkpoint, and the best one so
+    far. Files are written under another name and renamed; old ones are removed when the new are there. This holds
+    for local files; other storage is written as MMEngine does.
+
+    It is a kind of CheckpointHook and no hook beside it, because it replaces how files are written, and because it
+    must come after EMAHook, which swaps the two state dicts when they are saved, by keys that both must have.
+
+    Args:
+        save_only_tuned (bool): False saves full checkpoints.
+        **kwargs: Of :class:`mmengine.hooks.CheckpointHook`.
+
+    Raises:
+        ValueError: Before training, if the model has no backbone with prompts.
+    """
+
+    def __init__(self, *args, save_only_tuned: bool = True, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.save_only_tuned = save_only_tuned
+
+    def before_run(self, runner: Runner) -> None:
+        """Have averaged models share the frozen weights.
+
+        EMAHook has copied the model just now, before it is initialised, and relies on resume for all the rest.
+        """
+        if not self.save_only_tuned:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                averaged = prompted_backbones(hook.ema_model.module)
+                for name, backbone in prompted_backbones(_unwrapped(runner)).items():
+                    copies = averaged[name].frozen_tensors()
+                    for key, value in backbone.frozen_tensors().items():
+                        if copies[key].device == value.device:
+                            copies[key].data = value.data
+
+    def before_train(self, runner: Runner) -> None:
+        """As upstream; then choose how to write."""
+        if self.save_only_tuned:
+            prompted_backbones(_unwrapped(runner))  # or it raises
+        super().before_train(runner)
+        if type(self.file_backend) is LocalBackend:
+            self.backend_args = dict(backend=ATOMIC)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out what is frozen; no other hook changes the state dicts after this one."""
+        if not self.save_only_tuned:
+            return
+        model = _unwrapped(runner)
+        checkpoint['state_dict'] = tuned_state_dict(model, checkpoint['state_dict'])
+        if 'ema_state_dict' in checkpoint:
+            checkpoint['ema_state_dict'] = tuned_state_dict(model, checkpoint['ema_state_dict'], prefix='module.')
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """As upstream, which however removes the outdated checkpoint before the new one is there."""
+        outdated = self._note(runner, step)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+            backend_args=self.backend_args, **self.args)
+        if not is_main_process():
+            return
+        write_atomically(self.last_ckpt.encode(), osp.join(runner.work_dir, 'last_checkpoint'))
+        for path in outdated:
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+
+    def _note(self, runner: Runner, step: int) -> list:
+        """Add a step to those that are kept; returns the paths of those that no longer are."""
+        if self.max_keep_ckpts <= 0 or step in list(self.keep_ckpt_ids)[-1:]:
+            return []
+        kept = [*self.keep_ckpt_ids, step]
+        self.keep_ckpt_ids.append(step)  # it is as long as max_keep_ckpts, and forgets the first
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        return [self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+                for old in kept[:-self.max_keep_ckpts]]
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        with _removing_last(self.file_backend):
+            super()._save_best_checkpoint(runner, metrics)
+
+
+@register_backend(ATOMIC, force=True)
+class AtomicBackend(LocalBackend):
+    """Local files that are whole or not there."""
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write a file; see :func:`write_atomically`."""
+        write_atomically(obj, filepath)
+
+
+def write_atomically(content: bytes, path: Union[str, Path]) -> None:
+    """Write a file so that at any moment there is the former one or the new one, also after a power failure.
+
+    Whoever is killed leaves ``<path>.tmp``, which the next to write this path overwrites.
+    """
+    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
+    temporary = f'{path}.tmp'
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, Ctrl-C
+        if osp.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+@contextmanager
+def _removing_last(backend) -> Iterator[None]:
+    """For the time of a ``with``, a file backend only notes what it is to remove; it does so if all goes well."""
+    noted = []
+    backend.remove = noted.append
+    try:
+        yield
+    finally:
+        del backend.remove
+    for path in noted:
+        backend.remove(path)
+
+
+def _unwrapped(runner: Runner):
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

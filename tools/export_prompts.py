@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Make a small checkpoint (only what was tuned) of a full one; or with --merge, a full one of a small one.
+
+The model is built from the config, so that it is known what is frozen. --merge takes the frozen weights from where
+the config's init_cfg says, and refuses others than the small checkpoint was tuned on.
+"""
+import argparse
+import copy
+import io
+import os.path as osp
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_state_dict
+
+import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.hooks.checkpoint_hook import write_atomically
+from mmprovpt.prompts.frozen import FINGERPRINT, tuned_state_dict
+from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.setup import user_errors
+
+EMA = 'module.'  # what EMAHook puts in front of its keys
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', help='of MMEngine: a full one, or with --merge a small one')
+    parser.add_argument('out', help='the file to write')
+    parser.add_argument('--merge', action='store_true', help='add the frozen weights instead of leaving them out')
+    parser.add_argument('--config', help='by default the config that the checkpoint carries')
+    parser.add_argument(
+        '--resumable', action='store_true',
+        help='keep what training needs to go on (optimizer, schedulers, states of hooks), not only weights and meta')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override settings of the config, such as model.backbone.init_cfg.checkpoint')
+    return parser.parse_args()
+
+
+def load(path):
+    if not osp.isfile(path):
+        raise ConfigError(f'no such checkpoint: {path} (looked for: {osp.abspath(path)})')
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    if not isinstance(checkpoint.get('state_dict'), dict):
+        raise ConfigError(f'{path} is no checkpoint of MMEngine: it has no state_dict')
+    return checkpoint
+
+
+def build_model(checkpoint, args):
+    if args.config:
+        cfg = Config.fromfile(args.config)
+    elif 'cfg' in checkpoint.get('meta', {}):
+        cfg = Config.fromstring(checkpoint['meta']['cfg'], file_format='.py')
+    else:
+        raise ConfigError(f'{args.checkpoint} carries no config: give --config')
+    cfg.merge_from_dict(args.cfg_options or {})
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model)
+
+
+def convert(model, state_dict, merge):
+    """Load a state dict, completely, into the model; return it with or without what is frozen."""
+    try:
+        load_state_dict(model, state_dict, strict=True)
+        return model.state_dict() if merge else tuned_state_dict(model)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f'the checkpoint does not fit the config: {error}') from error
+
+
+@user_errors()
+def main():
+    args = parse_args()
+    checkpoint = load(args.checkpoint)
+    if args.merge and not any(key.endswith(FINGERPRINT) for key in checkpoint['state_dict']):
+        raise ConfigError(f'{args.checkpoint} is no checkpoint of what was tuned: it has no key that ends with '
+                          f'{FINGERPRINT}')
+    model = build_model(checkpoint, args)
+    if not args.resumable:
+        checkpoint = {key: checkpoint[key] for key in ('meta', 'state_dict') if key in checkpoint}
+    average = checkpoint.get('ema_state_dict')
+    if average is not None:
+        own = {key[len(EMA):]: value for key, value in average.items() if key.startswith(EMA)}
+        others = {key: value for key, value in average.items() if not key.startswith(EMA)}
+        own = copy.deepcopy(convert(model, own, args.merge))  # or the next loading would overwrite it
+        checkpoint['ema_state_dict'] = {**others, **{EMA + key: value for key, value in own.items()}}
+    checkpoint['state_dict'] = convert(model, checkpoint['state_dict'], args.merge)
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_atomically(content.getvalue(), args.out)
+    print(f'{args.out}: {len(content.getvalue()) / 1e6:.2f} MB, {len(checkpoint["state_dict"])} tensors')
+
+
+if __name__ == '__main__':
+    main()
