@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmprovpt.prompts import tuned_state_dict
-from mmprovpt.prompts.frozen import prompted_backbones
+from mmprovpt.prompts.frozen import prompted_backbones, share_frozen
 from mmprovpt.registry import HOOKS
 
 ATOMIC = 'mmprovpt_atomic'
@@ -54,17 +54,15 @@ class PromptCheckpointHook(CheckpointHook):
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
-                averaged = prompted_backbones(hook.ema_model.module)
-                for name, backbone in prompted_backbones(_unwrapped(runner)).items():
-                    copies = averaged[name].frozen_tensors()
-                    for key, value in backbone.frozen_tensors().items():
-                        if copies[key].device == value.device:
-                            copies[key].data = value.data
+                share_frozen(_unwrapped(runner), hook.ema_model.module)
 
     def before_train(self, runner: Runner) -> None:
         """As upstream; then choose how to write."""
         if self.save_only_tuned:
-            prompted_backbones(_unwrapped(runner))  # or it raises
+            try:
+                prompted_backbones(_unwrapped(runner))
+            except ValueError as error:
+                raise ValueError(f'{error}: give PromptCheckpointHook save_only_tuned=False') from None
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend:
             self.backend_args = dict(backend=ATOMIC)

@@ -182,6 +182,16 @@ def prompted_backbones(model: nn.Module) -> Dict[str, FrozenBackbone]:
     return found
 
 
+def share_frozen(model: nn.Module, copy: nn.Module) -> None:
+    """Have a copy of a model read the model's own frozen weights, where they are on one device."""
+    copies = dict(copy.named_modules())
+    for name, backbone in prompted_backbones(model).items():
+        theirs = copies[name].frozen_tensors()
+        for key, value in backbone.frozen_tensors().items():
+            if theirs[key].device == value.device:
+                theirs[key].data = value.data
+
+
 def _hex(digest: Tensor) -> str:
     return bytes(digest.tolist()).hex()
 

@@ -112,7 +112,7 @@ def test_full_checkpoints_by_option(tmp_path):
 
 
 def test_nothing_frozen_is_said_before_training(tmp_path):
-    with pytest.raises(ValueError, match='ToyModel has no backbone with prompts'):
+    with pytest.raises(ValueError, match='ToyModel has no backbone with prompts.*save_only_tuned=False'):
         make_runner(tmp_path, model=ToyModel(), checkpoint=SMALL).train()
 
 
