@@ -168,7 +168,8 @@ def test_inference_takes_a_small_checkpoint():
      'other frozen weights'),
     (['small.pth', 'x.pth', '--merge', '--cfg-options', 'model.backbone.init_cfg.checkpoint=none.pth'],
      'cannot be read from.*none.pth'),
-    (['run/epoch_2.pth', 'x.pth', '--cfg-options', 'model.backbone.arch.num_layers=4'], 'Missing keys: backbone.layers.3'),
+    (['run/epoch_2.pth', 'x.pth', '--cfg-options', 'model.backbone.arch.num_layers=4'],
+     'Missing keys: backbone.layers.3'),
 ])
 def test_mistakes(args, message):
     other = load('vit.pth')
