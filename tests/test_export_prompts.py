@@ -76,7 +76,7 @@ def trained(tmp_path_factory):
         cfg = Config.fromfile('config.py')
         from mmpretrain.registry import MODELS
         torch.manual_seed(5)
-        backbone = dict(cfg.model.backbone, type='VisionTransformer', init_cfg=None)
+        backbone = dict(cfg.model.backbone, type='mmpretrain.VisionTransformer', init_cfg=None)
         backbone.pop('prompts')
         weights = MODELS.build(backbone).state_dict()
         torch.save(dict(state_dict={f'backbone.{key}': value for key, value in weights.items()}), 'vit.pth')
