@@ -100,7 +100,8 @@ class FrozenBackbone:
         here = _hex(fingerprint(frozen))
         # Whoever only tests or infers does not initialise. What timm's constructor has loaded, it says by _is_init.
         loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
-        if here != wanted and source and not loaded:
+        if here != wanted and source and not loaded and not getattr(self, '_recalled', False):
+            self._recalled = True  # lest an init_cfg that names such a checkpoint come here again and again
             try:
                 self.init_weights()
             except OSError as error:

@@ -120,6 +120,16 @@ def test_refuses_other_weights(case, tmp_path, initialised):
     assert all(torch.equal(target.prompts.state_dict()[name], value) for name, value in before.items())
 
 
+def test_init_cfg_that_names_a_small_checkpoint(tmp_path):
+    case = CASES['mmpretrain-vit']
+    source, cfg = build(case, TOKENS), init_cfg(case, tmp_path / 'small.pth')
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in tuned_state_dict(source).items()}),
+               tmp_path / 'small.pth')
+    target = randomise(build(case, TOKENS, init_cfg=cfg), seed=9)
+    with pytest.raises(RuntimeError, match='on other frozen weights'):
+        target.load_state_dict(tuned_state_dict(source))
+
+
 def test_missing_weights_of_init_cfg_are_named():
     case = CASES['mmpretrain-vit']
     target = build(case, TOKENS, init_cfg=ConfigDict(type='Pretrained', checkpoint='/nowhere.pth', prefix='backbone.'))
