@@ -14,4 +14,4 @@ MODELS = Registry(
     locations=['mmprovpt.prompts', 'mmprovpt.backbones'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 DATASETS = Registry(
-    'dataset', parent=ROOT_DATASETS, scope='mmprovpt', locations=['mmprovpt.datasets'])
+    'dataset', parent=ROOT_DATASETS, scope='mmprovpt', locations=['mmprovpt.datasets.vtab1k', 'mmprovpt.datasets.fgvc'])

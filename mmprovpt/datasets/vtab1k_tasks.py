@@ -1,5 +1,7 @@
 """The 19 tasks of VTAB-1k. Needs no mmpretrain, so configs and tools can import it."""
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from mmprovpt.utils.preflight import ConfigError
 
 GROUPS = ('Natural', 'Specialized', 'Structured')
 # Images of a training split; of 'test' each task has its own number.
@@ -47,3 +49,28 @@ TASKS: Tuple[VTABTask, ...] = (
     VTABTask('smallnorb_ele', 'sNORB-Ele', _STRUCTURED, 9, 12150),
 )
 BY_NAME: Dict[str, VTABTask] = {task.name: task for task in TASKS}
+
+ADVICE = ('put the task there as docs/datasets.md describes (tools/dataset_converters/vtab1k.py or miniature_vtab.py '
+          'write it), or override data_root')
+
+
+def find_num_classes(task: str, num_classes: Optional[int] = None) -> int:
+    """The number of classes of a task.
+
+    Args:
+        task: Name of a task's folder.
+        num_classes: Needed for what is not one of the 19 tasks.
+
+    Raises:
+        ConfigError: An unknown task without ``num_classes``, or one that contradicts the benchmark.
+    """
+    known = BY_NAME.get(task)
+    if num_classes is None and known is None:
+        raise ConfigError(f'VTAB-1k has no task {task!r}; known: {", ".join(BY_NAME)}. For a folder of your own in the '
+                          'same layout give num_classes too')
+    if known and num_classes not in (None, known.num_classes):
+        raise ConfigError(f'num_classes = {num_classes!r}: {task} has {known.num_classes} classes')
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1 or not task):
+        raise ConfigError(f'task = {task!r}, num_classes = {num_classes!r}: expected the name of a folder and a number '
+                          '>= 1')
+    return num_classes or known.num_classes

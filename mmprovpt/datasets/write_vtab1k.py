@@ -1,0 +1,100 @@
+"""Write a task in VTAB-1k's layout."""
+import os
+import shutil
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, Optional, Tuple
+
+import numpy as np
+from PIL import Image
+
+from mmprovpt.utils.preflight import ConfigError
+
+from .image_lists import missing_classes
+
+# Splits that hold images; train800val200 lists those of the first two.
+WRITTEN = ('train800', 'val200', 'test')
+Samples = Iterable[Tuple[np.ndarray, int]]
+
+
+def write_task(folder: Path, splits: Dict[str, Callable[[], Samples]], sizes: Dict[str, int], num_classes: int,
+               progress: Optional[Callable[[str, int, int], None]] = None) -> List[str]:
+    """Write what is missing of a task; splits that are complete are kept.
+
+    A split is written beside its place and moved there when it is complete and verified, its list last; so a list that
+    is there is complete, and an interrupted run goes on with the next split.
+
+    Args:
+        folder: Of the task, `<data_root>/<task>`.
+        splits: For each of WRITTEN, a function that gives its images, (H, W) or (H, W, 3) uint8, RGB, and labels. It is
+            called only if the split is missing.
+        sizes: Images of each split.
+        num_classes: Labels are in [0, num_classes).
+        progress: Called with (split, images written, images in all).
+
+    Returns:
+        The splits that were written now.
+
+    Raises:
+        ConfigError: The images are more or fewer than said, a label is out of range, an image is of another kind, or
+            a class has no image in the training splits together. Nothing of the split in question is left behind.
+    """
+    folder = Path(folder)
+    written = []
+    for split in WRITTEN:
+        if not (folder / f'{split}.txt').exists():
+            _write_split(folder, split, splits[split](), sizes[split], num_classes, progress)
+            written.append(split)
+    train = ''.join((folder / f'{split}.txt').read_text() for split in WRITTEN[:2])
+    labels = [int(line.rsplit(None, 1)[1]) for line in train.splitlines()]
+    if len(labels) != sizes['train800'] + sizes['val200']:
+        raise ConfigError(f'{folder}: {len(labels)} images for training are listed, expected '
+                          f'{sizes["train800"] + sizes["val200"]}; remove the folder and write it again')
+    missing = missing_classes(labels, num_classes)
+    if missing:
+        raise ConfigError(f'{folder}: no image for training is of class {", ".join(map(str, missing))}; the task has '
+                          f'{num_classes} classes. Remove the folder when the source is right')
+    _write_list(folder / 'train800val200.txt', train)
+    return written
+
+
+def _write_split(folder, split, samples, size, num_classes, progress):
+    """The images and the list of one split."""
+    final = folder / 'images' / split
+    partial = folder / 'images' / f'{split}.partial'
+    for leftover in (partial, final):  # images without a list
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    lines = []
+    try:
+        for number, (image, label) in enumerate(samples):
+            where = f'{folder.name}, {split}, image {number}'
+            if number == size:
+                raise ConfigError(f'{where}: there are more than the {size} images that were expected')
+            if not 0 <= label < num_classes:
+                raise ConfigError(f'{where}: label {label} is not in [0, {num_classes})')
+            name = f'{number:06d}.png'
+            _as_rgb(image, where).save(partial / name)
+            lines.append(f'images/{split}/{name} {int(label)}\n')
+            if progress:
+                progress(split, number + 1, size)
+        if len(lines) != size:
+            raise ConfigError(f'{folder.name}, {split}: {len(lines)} images, expected {size}')
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _write_list(folder / f'{split}.txt', ''.join(lines))
+
+
+def _as_rgb(image: np.ndarray, where: str) -> Image.Image:
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3) or not image.size:
+        raise ConfigError(f'{where}: shape {image.shape}, {image.dtype}; expected (H, W) or (H, W, 3), uint8')
+    return Image.fromarray(image).convert('RGB')
+
+
+def _write_list(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(text, encoding='utf-8')
+    os.replace(partial, path)
