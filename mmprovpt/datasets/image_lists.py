@@ -1,6 +1,5 @@
 """Checks of a list of labelled images: what is wrong is listed and raised at once, nothing is skipped."""
 import os
-from collections import Counter
 from typing import Dict, Iterable, List, Optional, Tuple
 
 from PIL import Image
@@ -82,8 +81,3 @@ def raise_problems(problems: List[str], what: str, advice: str) -> None:
         lines.append(f'  … and {len(problems) - _MAX_LISTED} more')
     lines.append(f'what to do: {advice}')
     raise ConfigError('\n'.join(lines))
-
-
-def missing_classes(labels: Iterable[int], num_classes: int) -> List[int]:
-    """The classes that have no image."""
-    return sorted(set(range(num_classes)) - set(Counter(labels)))

@@ -9,8 +9,6 @@ from PIL import Image
 
 from mmprovpt.utils.preflight import ConfigError
 
-from .image_lists import missing_classes
-
 # Splits that hold images; train800val200 lists those of the first two.
 WRITTEN = ('train800', 'val200', 'test')
 Samples = Iterable[Tuple[np.ndarray, int]]
@@ -36,7 +34,7 @@ def write_task(folder: Path, splits: Dict[str, Callable[[], Samples]], sizes: Di
 
     Raises:
         ConfigError: The images are more or fewer than said, a label is out of range, an image is of another kind, or
-            a class has no image in the training splits together. Nothing of the split in question is left behind.
+            a class has no image in any split. Of a split that fails nothing is left behind.
     """
     folder = Path(folder)
     written = []
@@ -44,16 +42,19 @@ def write_task(folder: Path, splits: Dict[str, Callable[[], Samples]], sizes: Di
         if not (folder / f'{split}.txt').exists():
             _write_split(folder, split, splits[split](), sizes[split], num_classes, progress)
             written.append(split)
-    train = ''.join((folder / f'{split}.txt').read_text() for split in WRITTEN[:2])
-    labels = [int(line.rsplit(None, 1)[1]) for line in train.splitlines()]
-    if len(labels) != sizes['train800'] + sizes['val200']:
-        raise ConfigError(f'{folder}: {len(labels)} images for training are listed, expected '
-                          f'{sizes["train800"] + sizes["val200"]}; remove the folder and write it again')
-    missing = missing_classes(labels, num_classes)
+    lists = {split: (folder / f'{split}.txt').read_text(encoding='utf-8') for split in WRITTEN}
+    for split, text in lists.items():  # those that were kept too
+        if len(text.splitlines()) != sizes[split]:
+            raise ConfigError(f'{folder / split}.txt lists {len(text.splitlines())} images, expected {sizes[split]}; '
+                              'remove it to have the split written again')
+    # Together: among Sun397's 1000 images for training not all classes can be.
+    labels = {int(line.rsplit(None, 1)[1]) for text in lists.values() for line in text.splitlines()}
+    missing = set(range(num_classes)) - labels
     if missing:
-        raise ConfigError(f'{folder}: no image for training is of class {", ".join(map(str, missing))}; the task has '
+        raise ConfigError(f'{folder}: no image is of class {", ".join(map(str, sorted(missing)))}; the task has '
                           f'{num_classes} classes. Remove the folder when the source is right')
-    _write_list(folder / 'train800val200.txt', train)
+    if written or not (folder / 'train800val200.txt').exists():
+        _write_list(folder / 'train800val200.txt', lists['train800'] + lists['val200'])
     return written
 
 

@@ -1,4 +1,4 @@
-"""What can be known to fail before anything is built: files that are missing or truncated."""
+"""What is known to fail before anything is built: files missing or truncated, a head with another number of classes."""
 import json
 import os.path as osp
 import re
@@ -9,6 +9,8 @@ from functools import partial
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
 # Of a larger JSON file only the first and last bytes are checked: parsing takes seconds.
 _PARSE_LIMIT = 64 << 20
+# Data sets of this package, which know how many classes a task has → their default data_root.
+_TASK_DATASETS = dict(VTAB1k='data/vtab-1k', FGVC='data/fgvc')
 
 
 class ConfigError(ValueError):
@@ -16,7 +18,7 @@ class ConfigError(ValueError):
 
 
 def check_config(cfg, phases=('train', 'val')) -> None:
-    """Check that the files that a config names are there and not truncated.
+    """Check that the files that a config names are there and not truncated, and that the head fits the task.
 
     Args:
         cfg (mmengine.Config): The complete config, after command-line overrides.
@@ -32,13 +34,17 @@ def check_config(cfg, phases=('train', 'val')) -> None:
         reason = check(path)
         if reason:
             problems.setdefault(path, []).append(f'{key} = {given!r}: {reason}')
-    if not problems:
-        return
-    lines = ['the config names files that cannot be used:']
+    lines = []
+    if problems:
+        lines.append('the config names files that cannot be used:')
     for path, found in problems.items():
         lines += [f'  {line}' for line in found]
-        lines += [f'    looked for: {osp.abspath(path)}', f'    what to do: {_advice(path)}']
-    raise ConfigError('\n'.join(lines))
+        lines += [f'    looked for: {osp.abspath(path)}', f'    what to do: {_advice(path, found)}']
+    mistakes = list(_task_mistakes(cfg, phases))
+    if mistakes:
+        lines += ['the config does not fit its task:'] + [f'  {line}' for line in mistakes]
+    if lines:
+        raise ConfigError('\n'.join(lines))
 
 
 def _named_files(cfg, phases):
@@ -64,6 +70,9 @@ def _dataset_files(dataset, key):
     yield from _dataset_files(dataset.get('dataset'), f'{key}.dataset')
     for i, inner in enumerate(dataset.get('datasets') or []):
         yield from _dataset_files(inner, f'{key}.datasets.{i}')
+    if _type_name(dataset) in _TASK_DATASETS:
+        yield from _task_files(dataset, key)
+        return
     if not _is_on_disk(dataset):
         return
     root = dataset.get('data_root') or ''
@@ -87,6 +96,62 @@ def _dataset_files(dataset, key):
         yield f'{key}.ann_file', ann_file, osp.join(root, ann_file), check
 
 
+def _task_files(dataset, key):
+    name = _type_name(dataset)
+    task, split = dataset.get('task', ''), dataset.get('split')
+    try:
+        folder = osp.join(dataset.get('data_root', _TASK_DATASETS[name]), _find_task(dataset)[0])
+    except ConfigError:
+        return  # an unknown task: see _task_mistakes
+    folder = osp.expanduser(folder)
+    yield f'{key}.task', task, folder, _check_directory
+    if name == 'VTAB1k' and split and osp.isdir(folder):
+        yield f'{key}.split', split, osp.join(folder, f'{split}.txt'), _check_annotation
+
+
+def _task_mistakes(cfg, phases):
+    """Yield a line for each task that is not known, and each number of classes in the model that is not the task's."""
+    for phase in phases:
+        for key, dataset in _task_datasets((cfg.get(f'{phase}_dataloader') or {}).get('dataset'),
+                                           f'{phase}_dataloader.dataset'):
+            try:
+                num_classes = _find_task(dataset)[1]
+            except ConfigError as error:
+                yield f'{key}: {error}'
+                continue
+            for place in ('model.head', 'model.data_preprocessor', 'data_preprocessor'):
+                node = cfg
+                for part in place.split('.'):
+                    node = node.get(part) if isinstance(node, dict) else None
+                given = node.get('num_classes') if isinstance(node, dict) else None
+                if given not in (None, num_classes):
+                    yield (f'{place}.num_classes = {given!r}: {key}.task = {dataset.get("task")!r} has {num_classes} '
+                           f'classes; set it with --cfg-options {place}.num_classes={num_classes}')
+
+
+def _task_datasets(dataset, key):
+    """Yield (config key, data set) for the data sets of this package, wherever they are nested."""
+    if not isinstance(dataset, dict):
+        return
+    if _type_name(dataset) in _TASK_DATASETS:
+        yield key, dataset
+    yield from _task_datasets(dataset.get('dataset'), f'{key}.dataset')
+    for i, inner in enumerate(dataset.get('datasets') or []):
+        yield from _task_datasets(inner, f'{key}.datasets.{i}')
+
+
+def _find_task(dataset):
+    """Folder below data_root and number of classes."""
+    # Not at the top: the tables import ConfigError from here.
+    from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
+    from mmprovpt.datasets.vtab1k_tasks import find_num_classes
+    task = dataset.get('task', '')
+    if _type_name(dataset) == 'FGVC':
+        entry = find_fgvc_task(task)
+        return entry.folder, entry.num_classes
+    return task, find_num_classes(task, dataset.get('num_classes'))
+
+
 def _weight_files(node, key):
     if isinstance(node, dict):
         for name, value in node.items():
@@ -105,9 +170,14 @@ def _is_local(path) -> bool:
     return isinstance(path, str) and path != '' and not re.match(r'[A-Za-z][\w.+-]+:', path)
 
 
+def _type_name(node) -> str:
+    type_ = node.get('type')
+    return getattr(type_, '__name__', str(type_)).split('.')[-1]
+
+
 def _is_on_disk(dataset) -> bool:
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
-    if backend not in ('local', 'disk') or str(dataset.get('type')).split('.')[-1] in _DOWNLOADING:
+    if backend not in ('local', 'disk') or _type_name(dataset) in _DOWNLOADING:
         return False
     return _is_local(dataset.get('data_root') or '.')
 
@@ -153,7 +223,11 @@ def _check_checkpoint(path):
         return 'truncated checkpoint'
 
 
-def _advice(path):
+def _advice(path, found):
+    if 'data/miniature-vtab' in path.replace('\\', '/'):
+        return 'run `python tools/dataset_converters/miniature_vtab.py --out data/miniature-vtab`'
+    if re.match(r'\S+\.(task|split) = ', found[0]):
+        return 'get or write the data as docs/datasets.md says, or override data_root with --cfg-options'
     if 'data/miniature' in path.replace('\\', '/'):
         return 'run `make data`'
     if path.startswith('checkpoints/'):

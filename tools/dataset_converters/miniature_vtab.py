@@ -50,11 +50,11 @@ def write(task, out, folder):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Write the miniature VTAB in VTAB-1k\'s layout')
+    parser = argparse.ArgumentParser(description="Write the miniature VTAB in VTAB-1k's layout")
     parser.add_argument('--out', type=Path, default=Path('data/miniature-vtab'),
                         help='directory of the tasks (default: %(default)s)')
     parser.add_argument('--fashion-mnist', type=Path, default=Path('/usr/share/datasets/fashion-mnist'),
-                        metavar='FOLDER', help='of Fashion-MNIST\'s four .gz files (default: %(default)s)')
+                        metavar='FOLDER', help="of Fashion-MNIST's four .gz files (default: %(default)s)")
     parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=list(TASKS), help='default: all')
     return parser.parse_args()
 
