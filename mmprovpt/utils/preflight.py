@@ -119,10 +119,10 @@ def _task_mistakes(cfg, phases):
             except ConfigError as error:
                 yield f'{key}: {error}'
                 continue
-            for place in ('model.head', 'model.data_preprocessor', 'data_preprocessor'):
-                node = cfg
-                for part in place.split('.'):
-                    node = node.get(part) if isinstance(node, dict) else None
+            model = cfg.get('model') or {}
+            for place, node in (('model.head', model.get('head')),
+                                ('model.data_preprocessor', model.get('data_preprocessor')),
+                                ('data_preprocessor', cfg.get('data_preprocessor'))):
                 given = node.get('num_classes') if isinstance(node, dict) else None
                 if given not in (None, num_classes):
                     yield (f'{place}.num_classes = {given!r}: {key}.task = {dataset.get("task")!r} has {num_classes} '

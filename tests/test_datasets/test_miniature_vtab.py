@@ -1,9 +1,12 @@
 """The miniature VTAB, from files in Fashion-MNIST's format."""
 import gzip
+import importlib.util
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmprovpt.datasets import miniature_vtab
 from mmprovpt.datasets.miniature_vtab import LOCATION_EDGES, SIZE, SIZE_EDGES, TASKS, draw, num_images
@@ -101,3 +104,45 @@ def test_digits_are_those_of_scikit_learn(articles):
 
 def test_names(articles):
     assert TASKS['size'].classes[:2] == ('12-17 px', '17-22 px') and len(miniature_vtab.CLASSES) == 10
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Runs the tool's main() with arguments."""
+    path = Path(__file__).parents[2] / 'tools/dataset_converters/miniature_vtab.py'
+    spec = importlib.util.spec_from_file_location('miniature_vtab_tool', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module.signal, 'signal', lambda *_: None)
+
+    def run(*args):
+        monkeypatch.setattr('sys.argv', [str(path), *map(str, args)])
+        module.main()
+
+    return run
+
+
+def test_tool_writes_the_images_that_are_drawn(tool, articles, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(miniature_vtab, 'NUM_TEST', 20)
+    tool('--out', tmp_path, '--fashion-mnist', articles, '--tasks', 'location')
+    folder = tmp_path / 'location'
+    assert [len((folder / f'{split}.txt').read_text().splitlines())
+            for split in ('train800', 'val200', 'train800val200', 'test')] == [800, 200, 1000, 20]
+    for split, source, number, line in (('train800', 'train', 799, 799), ('val200', 'train', 800, 0),
+                                        ('train800val200', 'train', 903, 903), ('test', 'test', 19, 19)):
+        path, label = (folder / f'{split}.txt').read_text().splitlines()[line].split()
+        image, expected = draw('location', source, number, articles)
+        assert int(label) == expected and (np.array(Image.open(folder / path)) == image[..., None]).all()
+    assert 'train800, val200, test written' in capsys.readouterr().out
+    tool('--out', tmp_path, '--fashion-mnist', articles, '--tasks', 'location')
+    assert 'complete, nothing to do' in capsys.readouterr().out
+
+
+def test_tool_says_what_to_install(tool, articles, tmp_path):
+    for name in ('train-images-idx3-ubyte.gz', 't10k-labels-idx1-ubyte.gz'):
+        (tmp_path / name).write_bytes((Path(articles) / name).read_bytes())
+    with pytest.raises(SystemExit, match=(
+            f'error: no train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz in {tmp_path}\n'
+            'what to do: .*apt-get install dataset-fashion-mnist')):
+        tool('--out', tmp_path / 'out', '--fashion-mnist', tmp_path)
+    assert not (tmp_path / 'out').exists()

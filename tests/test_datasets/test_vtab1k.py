@@ -14,7 +14,9 @@ from mmprovpt.datasets.vtab1k_tasks import BY_NAME, GROUPS, TASKS, find_num_clas
 from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.utils import ConfigError
 
-VTAB1k = pytest.importorskip('mmpretrain') and pytest.importorskip('mmprovpt.datasets.vtab1k').VTAB1k
+pytest.importorskip('mmpretrain')
+from mmprovpt.datasets.vtab1k import VTAB1k  # noqa: E402
+
 ROOT = Path(__file__).parents[2]
 SIZES = dict(train800=8, val200=2, test=5)
 

@@ -138,3 +138,81 @@ def test_root_alone(coco):
     assert "train_dataloader.dataset.data_root = 'nowhere': no such directory" in message(coco)
     coco.train_dataloader.dataset.type = 'mmpretrain.CIFAR10'  # downloads
     check_config(coco)
+
+
+@pytest.fixture
+def vtab(tmp_path, monkeypatch):
+    """A config for VTAB-1k and the lists of its task, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs('data/vtab-1k/cifar')
+    for split in ('train800', 'val200'):
+        with open(f'data/vtab-1k/cifar/{split}.txt', 'w') as f:
+            f.write('images/a.png 0\n')
+
+    def loader(split):
+        return dict(dataset=dict(type='mmprovpt.VTAB1k', task='cifar', split=split))
+
+    return Config(dict(
+        train_dataloader=loader('train800'), val_dataloader=loader('val200'),
+        model=dict(type='ImageClassifier', head=dict(num_classes=100)), data_preprocessor=dict(num_classes=100)))
+
+
+def test_tasks_complete(vtab):
+    check_config(vtab)
+    vtab.model.head.pop('num_classes')
+    check_config(vtab)
+
+
+@pytest.mark.parametrize('place', ['model.head', 'data_preprocessor', 'model.data_preprocessor'])
+def test_other_number_of_classes_than_the_task(vtab, place):
+    vtab.merge_from_dict({f'{place}.num_classes': 10})
+    assert message(vtab, ('train',)) == f"""\
+the config does not fit its task:
+  {place}.num_classes = 10: train_dataloader.dataset.task = 'cifar' has 100 classes; set it with --cfg-options \
+{place}.num_classes=100"""
+
+
+def test_other_number_of_classes_in_a_task_of_ones_own_and_in_nested_ones(vtab):
+    own = dict(type='VTAB1k', data_root='.', task='data', split='train800', num_classes=7)
+    open('data/train800.txt', 'w').write('images/a.png 0')
+    vtab.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=dict(
+        type='ConcatDataset', datasets=[vtab.train_dataloader.dataset, own]))
+    text = message(vtab)
+    assert text.count('num_classes = 100') == 2 and text.count("datasets.1.task = 'data' has 7 classes") == 2
+    assert 'test_dataloader' not in text
+
+
+def test_task_without_its_folder_or_lists(vtab, tmp_path):
+    vtab.train_dataloader.dataset.task = 'kitti'
+    os.remove('data/vtab-1k/cifar/val200.txt')
+    vtab.model.head.num_classes = 4
+    text = message(vtab)
+    assert text.startswith(f"""\
+the config names files that cannot be used:
+  train_dataloader.dataset.task = 'kitti': no such directory
+    looked for: {tmp_path}/data/vtab-1k/kitti
+    what to do: get or write the data as docs/datasets.md says, or override data_root with --cfg-options
+  val_dataloader.dataset.split = 'val200': no such file
+    looked for: {tmp_path}/data/vtab-1k/cifar/val200.txt
+""")
+    assert 'model.head.num_classes = 4: val_dataloader.dataset.task' in text
+    vtab.train_dataloader.dataset.update(data_root='data/miniature-vtab', task='count', num_classes=6)
+    assert 'run `python tools/dataset_converters/miniature_vtab.py --out data/miniature-vtab`' in message(vtab)
+
+
+def test_unknown_tasks_list_the_known(vtab):
+    vtab.train_dataloader.dataset.task = 'cifar100'
+    vtab.val_dataloader.dataset = dict(type='mmprovpt.FGVC', task='cats')
+    text = message(vtab)
+    assert "train_dataloader.dataset: VTAB-1k has no task 'cifar100'; known: cifar, caltech101" in text
+    assert "val_dataloader.dataset: FGVC has no task 'cats'; known: cub, nabirds" in text
+
+
+def test_fgvc(vtab, tmp_path):
+    vtab.train_dataloader.dataset = dict(type='mmprovpt.FGVC', task='cub', split='trainval')
+    vtab.model.head.num_classes = vtab.data_preprocessor.num_classes = 200
+    assert f'looked for: {tmp_path}/data/fgvc/CUB_200_2011\n' in message(vtab, ('train',))
+    os.makedirs('data/fgvc/CUB_200_2011')
+    check_config(vtab, ('train',))
+    vtab.model.head.num_classes = 100
+    assert "train_dataloader.dataset.task = 'cub' has 200 classes" in message(vtab, ('train',))
