@@ -1,6 +1,7 @@
 """Write a task in VTAB-1k's layout."""
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
@@ -56,6 +57,14 @@ def write_task(folder: Path, splits: Dict[str, Callable[[], Samples]], sizes: Di
     if written or not (folder / 'train800val200.txt').exists():
         _write_list(folder / 'train800val200.txt', lists['train800'] + lists['val200'])
     return written
+
+
+def show_progress(task: str, split: str, done: int, total: int) -> None:
+    """Draw a bar on stderr; where nobody watches, print the end of each split only."""
+    if done == total or sys.stderr.isatty() and done % 20 == 0:
+        bar = '#' * (30 * done // total)
+        print(f'\r{task} {split:<8} [{bar:<30}] {done}/{total} images', end='\n' if done == total else '',
+              file=sys.stderr, flush=True)
 
 
 def _write_split(folder, split, samples, size, num_classes, progress):

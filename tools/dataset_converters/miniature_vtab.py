@@ -10,21 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from mmprovpt.datasets.miniature_vtab import SPLITS, TASKS, draw, num_images
-from mmprovpt.datasets.write_vtab1k import WRITTEN, write_task
+from mmprovpt.datasets.write_vtab1k import WRITTEN, show_progress, write_task
 from mmprovpt.utils.preflight import ConfigError
 from mmprovpt.utils.setup import user_errors
 
 # Split of VTAB-1k → split of the miniature and which of its images. Classes come in turn (of the digits, about so), so
 # both parts of the training split have about as many of each.
 PARTS = dict(train800=('train', 0, 800), val200=('train', 800, 1000), test=('test', 0, None))
-
-
-def show_progress(task, split, done, total):
-    """Draw a bar; where nobody watches, print the end of each split only."""
-    if done == total or sys.stderr.isatty() and done % 20 == 0:
-        bar = '#' * (30 * done // total)
-        print(f'\r{task} {split:<8} [{bar:<30}] {done}/{total} images', end='\n' if done == total else '',
-              file=sys.stderr, flush=True)
 
 
 def check_source(folder):
