@@ -1,6 +1,6 @@
 """The official splits of the fine-grained data sets, as their archives have them."""
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Tuple
 
 from mmprovpt.utils.preflight import ConfigError
 
@@ -25,7 +25,7 @@ def read_archive(task: str, folder: Path) -> Dict[str, Samples]:
     """
     try:
         return _READERS[task](folder)
-    except (KeyError, IndexError, ValueError, TypeError, NotImplementedError) as error:
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f'the lists of {task} in {folder.absolute()} are corrupt or of another kind '
@@ -45,7 +45,11 @@ def _load_mat(path: Path) -> dict:
         from scipy.io import loadmat
     except ModuleNotFoundError:
         raise ConfigError(f'{path} can only be read with scipy: pip install scipy') from None
-    return loadmat(path, squeeze_me=True)
+    try:
+        return loadmat(path, squeeze_me=True)
+    except Exception as error:  # ValueError, OSError, zlib.error, MatReadError, … according to where it ends
+        raise ConfigError(f'{path.absolute()} is truncated, or no .mat file ({error})\nwhat to do: '
+                          f'{FGVC_ADVICE}') from None
 
 
 def _read_birds(folder: Path) -> Dict[str, Samples]:
@@ -97,7 +101,7 @@ _READERS: Dict[str, Callable[[Path], Dict[str, Samples]]] = dict(
     cub=_read_birds, nabirds=_read_birds, flowers=_read_flowers, dogs=_read_dogs, cars=_read_cars)
 
 
-def find_split(task: str, folder: Path, split: str) -> Tuple[Optional[Samples], List[int]]:
+def find_split(task: str, folder: Path, split: str) -> Tuple[Samples, List[int]]:
     """Images of a split of the archive and the ids of all classes.
 
     Raises:

@@ -194,11 +194,16 @@ def test_lists_that_are_missing_or_corrupt(tmp_path):
         folder.mkdir()
         with pytest.raises(ConfigError, match=name):
             read_archive(task, folder)
-        (folder / name).write_bytes(b'no matrix' * 40)
-        if task == 'flowers':
-            scipy_io.savemat(folder / 'setid.mat', dict(x=[1]))
-        with pytest.raises(ConfigError, match=f'{task} in .* are corrupt'):
+        scipy_io.savemat(folder / name, dict(x=np.arange(999)), do_compression=True)
+        content = (folder / name).read_bytes()
+        if task != 'cars':
+            scipy_io.savemat(folder / dict(flowers='setid.mat', dogs='test_list.mat')[task], dict(x=[1]))
+        with pytest.raises(ConfigError, match=f'{task} in .* are corrupt or of another kind'):
             read_archive(task, folder)
+        for broken in (b'', b'no matrix' * 40, content[:len(content) // 2], content[:-3]):
+            (folder / name).write_bytes(broken)
+            with pytest.raises(ConfigError, match=f'{name} is truncated, or no .mat file'):
+                read_archive(task, folder)
 
 
 def test_unknown_names(tmp_path):

@@ -12,7 +12,7 @@ from mmprovpt.datasets.vtab1k_tasks import BY_NAME, TASKS
 from mmprovpt.utils import ConfigError
 
 IMAGE = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
-# Examples of each split in TensorFlow Datasets (its catalogue).
+# Examples of each split in TensorFlow Datasets, as the benchmark's own tests imply them.
 COUNTS = dict(
     cifar=dict(train=50000, test=10000), caltech101=dict(train=3060, test=6084),
     dtd=dict(train=1880, validation=1880, test=1880),
