@@ -36,8 +36,12 @@ SETTING = ('task', 'start', 'epochs', 'interval', 'begin', 'end', 'momentum')
 HELD = 64  # images of a verification, and of a virtual gain
 
 
+def fisher(verify_top: int = 0) -> IdlenessPruner:
+    return IdlenessPruner('gate_fisher', verify_top, score_interval=1)
+
+
 def verified() -> IdlenessPruner:
-    return IdlenessPruner('gate_fisher', verify_top=3, score_interval=1)
+    return fisher(verify_top=3)
 
 
 # name -> (pruner, allocator) of a run with L blocks and a seed, or None: nothing moves
@@ -46,6 +50,7 @@ METHODS = dict(
     random=lambda blocks, seed: (RandomPruner(seed=seed), UniformAllocator(blocks, seed=seed)),
     verified_random=lambda blocks, seed: (verified(), UniformAllocator(blocks, seed=seed)),
     paper=lambda blocks, seed: (IdlenessPruner('taylor'), PPOAllocator(blocks, seed=seed)),
+    fisher_ppo=lambda blocks, seed: (fisher(), PPOAllocator(blocks, seed=seed)),
     verified_ppo=lambda blocks, seed: (verified(), PPOAllocator(blocks, seed=seed)),
     verified_need=lambda blocks, seed: (verified(), NeedAllocator(blocks, seed=seed)),
     verified_virtual=lambda blocks, seed: (verified(), VirtualAllocator(blocks, seed=seed)),
