@@ -4,48 +4,18 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny_task import write_task
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location('tools_table3', ROOT / 'tools/table3.py')
 table3 = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(table3)
 
-TASK = """
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmprovpt'], allow_failed_imports=False)
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='mmprovpt.PromptedVisionTransformer',
-        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16), img_size=16, patch_size=8,
-        prompts=dict(type='StaticPrompts', num_tokens=[4, 4])),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=16),
-    data_preprocessor=dict(num_classes=2))
-pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-train_dataloader = dict(
-    batch_size=4, dataset=dict(type='CustomDataset', data_root='ROOT', pipeline=pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True))
-val_dataloader = train_dataloader
-val_evaluator = dict(type='Accuracy', topk=1)
-val_cfg = dict()
-train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=4)
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1)]
-"""
-
 
 @pytest.fixture
 def task(tmp_path):
-    rng = np.random.default_rng(0)
-    for number in range(8):
-        path = tmp_path / 'images' / str(number % 2) / f'{number}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
-    (tmp_path / 'task.py').write_text(TASK.replace('ROOT', str(tmp_path / 'images')))
-    return tmp_path / 'task.py'
+    return write_task(tmp_path)
 
 
 @pytest.mark.parametrize('row, counts, spare, pruner, allocator, per_period', [

@@ -1,0 +1,211 @@
+"""Which runs a sweep consists of, which of them wins, and what is kept of it."""
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+
+from mmprovpt.utils.preflight import ConfigError, check_config
+
+from .trial import read_result, state_of
+
+# The paper's grid (PRO-VPT, Tab. i).
+BASE_LRS = (50., 25., 10., 5., 2.5, 1., 0.5, 0.25, 0.1, 0.05)
+WEIGHT_DECAYS = (0.01, 0.001, 0.0001, 0.)
+SEARCH_SEED = 0
+# Splits of the data sets whose protocol is known: of training and of evaluation, in each phase.
+SPLITS = {
+    'VTAB1k': dict(search=('train800', 'val200'), final=('train800val200', 'test')),
+    'FGVC': dict(search=('train', 'val'), final=('trainval', 'test')),
+}
+EVALUATION = dict(search='val', final='test')
+
+
+class Trial(NamedTuple):
+    """One run of training.
+
+    Attributes:
+        folder: Where its logs and its result lie; its config lies beside, as ``<folder>.py``.
+        phase: 'search' ends with a validation, 'final' with a test.
+        base_lr: The learning rate at a batch of 256 images.
+        weight_decay: Of the optimizer.
+        cfg: All that is trained.
+    """
+    folder: Path
+    phase: str
+    base_lr: float
+    weight_decay: float
+    cfg: Config
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def read_task(path: str, options: Optional[dict] = None) -> Config:
+    """The config of a sweep, with overrides.
+
+    Raises:
+        ConfigError: There is no such file, or it lacks what a sweep changes or measures.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f'no such config file: {path} (looked for: {Path(path).absolute()})')
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options or {})
+    for key in ('optim_wrapper.optimizer', 'train_dataloader.batch_size', 'train_dataloader.dataset',
+                'val_dataloader.dataset', 'val_evaluator', 'test_dataloader.dataset', 'test_evaluator'):
+        node = cfg
+        for part in key.split('.'):
+            node = node.get(part) if isinstance(node, dict) or node is cfg else None
+        if not node:
+            raise ConfigError(f'{path} has no {key}, which a sweep needs: it validates the grid and tests the winner')
+    return cfg
+
+
+def phase_options(task: Config, phase: str, options: Optional[dict] = None) -> dict:
+    """Overrides of a phase's data: those of a known data set, and over them the user's.
+
+    Args:
+        task: Of :func:`read_task`.
+        phase: 'search' or 'final'.
+        options: The user's; keys with dots.
+    """
+    found = {}
+    for loader, split in zip(('train', EVALUATION[phase]), splits_of(task, phase)):
+        found[f'{loader}_dataloader.dataset.split'] = split
+    return dict(found, **(options or {}))
+
+
+def splits_of(task: Config, phase: str) -> Tuple[str, ...]:
+    """Splits of training and evaluation, if the data set is a known one."""
+    dataset = str(task.train_dataloader.dataset.get('type')).split('.')[-1]
+    return SPLITS.get(dataset, {}).get(phase, ())
+
+
+def search_trials(task: Config, folder: Path, base_lrs: Sequence[float] = BASE_LRS,
+                  weight_decays: Sequence[float] = WEIGHT_DECAYS, options: Optional[dict] = None) -> List[Trial]:
+    """The grid.
+
+    Raises:
+        ConfigError: A value is given twice, or files are missing.
+    """
+    trials = [_trial(task, folder / 'search' / f'base_{base:g}_wd_{decay:g}', 'search', base, decay, SEARCH_SEED,
+                     options) for base in base_lrs for decay in weight_decays]
+    if len({trial.name for trial in trials}) < len(trials):
+        raise ConfigError(f'learning rates {list(base_lrs)} or weight decays {list(weight_decays)} repeat a value')
+    check_config(trials[0].cfg, ('train', 'val'))
+    return trials
+
+
+def final_trials(task: Config, folder: Path, base_lr: float, weight_decay: float, seeds: int,
+                 options: Optional[dict] = None) -> List[Trial]:
+    """The winner with the seeds 0, 1, ….
+
+    Raises:
+        ConfigError: Files are missing.
+    """
+    trials = [_trial(task, folder / 'final' / f'seed_{seed}', 'final', base_lr, weight_decay, seed, options)
+              for seed in range(seeds)]
+    check_config(trials[0].cfg, ('train', 'test'))
+    return trials
+
+
+def _trial(task: Config, folder: Path, phase: str, base_lr: float, weight_decay: float, seed: int,
+           options: Optional[dict]) -> Trial:
+    cfg = Config(task.to_dict())
+    cfg.merge_from_dict(phase_options(task, phase, options))
+    cfg.optim_wrapper.optimizer.lr = base_lr * cfg.train_dataloader.batch_size / 256
+    cfg.optim_wrapper.optimizer.weight_decay = weight_decay
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    for other in {'val', 'test'} - {EVALUATION[phase]}:
+        for part in ('dataloader', 'evaluator', 'cfg'):
+            cfg[f'{other}_{part}'] = None
+    if cfg.get(f'{EVALUATION[phase]}_cfg') is None:
+        cfg[f'{EVALUATION[phase]}_cfg'] = dict()
+    hooks = cfg.get('default_hooks') or {}
+    checkpoint = dict(hooks.get('checkpoint') or dict(type='CheckpointHook', interval=1))
+    checkpoint.pop('save_best', None)  # the last weights count
+    # The hook deletes before it writes: of two, one is whole whenever the run is killed.
+    cfg.default_hooks = dict(hooks, checkpoint=dict(checkpoint, max_keep_ckpts=2))
+    return Trial(folder, phase, base_lr, weight_decay, cfg)
+
+
+def check_phases(search: Trial, final: Trial) -> None:
+    """Refuse to choose on the test set.
+
+    Raises:
+        ConfigError: The grid would be validated on the data that the winner is tested on.
+    """
+    chosen, tested = search.cfg.val_dataloader.dataset, final.cfg.test_dataloader.dataset
+    data = [{key: value for key, value in dataset.to_dict().items() if key not in ('pipeline', 'test_mode')}
+            for dataset in (chosen, tested)]
+    if data[0] == data[1]:
+        raise ConfigError('the grid would be chosen on the data that the winner is tested on (val_dataloader and '
+                          'test_dataloader name the same): name others with --search-options or --final-options')
+
+
+def write_config(trial: Trial) -> Path:
+    """Keep a trial's config beside its folder, into which the runner writes another of its own.
+
+    Raises:
+        ConfigError: The folder holds a run of another config.
+    """
+    path = trial.folder.with_name(f'{trial.name}.py')
+    if path.exists() and path.read_text() != trial.cfg.pretty_text:
+        raise ConfigError(f'{trial.folder} holds a run of another config ({path}): give another --work-dir, or remove '
+                          'both')
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(trial.cfg.pretty_text)
+    return path
+
+
+def choose_winner(trials: Sequence[Trial]) -> Trial:
+    """The finished trial with the highest score; of equals the lower learning rate, then the lower weight decay.
+
+    Raises:
+        ConfigError: None is finished.
+    """
+    done = _finished(trials)
+    if not done:
+        lines = '\n'.join(f'  {trial.name}: {state_of(trial.folder)}' for trial in trials)
+        raise ConfigError(f'no trial of {trials[0].folder.parent} is finished, so none wins:\n{lines}')
+    return min(done, key=lambda pair: (-pair[1]['score'], pair[0].base_lr, pair[0].weight_decay))[0]
+
+
+def _finished(trials: Sequence[Trial]) -> List[Tuple[Trial, dict]]:
+    found = [(trial, read_result(trial.folder)) for trial in trials]
+    return [(trial, result) for trial, result in found if result and result.get('error') is None]
+
+
+def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], final: Sequence[Trial]) -> dict:
+    """What summary.json holds of a config's sweep: plain Python types.
+
+    ``test`` has the score of each seed that is finished, ``seeds`` is how many there should be; ``parameters`` counts
+    the trained ones; ``distribution`` has the prompts of each block at the end, per seed, or null without prompts.
+    """
+    winner = choose_winner(search)
+    done = {trial.cfg.randomness['seed']: result for trial, result in _finished(final)}
+    first = next(iter(done.values()), {})
+    dataset = task.train_dataloader.dataset
+    return dict(
+        config=name,
+        dataset=str(dataset.get('type')).split('.')[-1],
+        task=dataset.get('task') or dataset.get('name') or name,
+        method=method_of(task),
+        metric=metric,
+        winner=dict(base_lr=winner.base_lr, lr=winner.cfg.optim_wrapper.optimizer.lr, weight_decay=winner.weight_decay),
+        val=read_result(winner.folder)['score'],
+        seeds=len(final),
+        test={str(seed): result['score'] for seed, result in done.items()},
+        parameters=first.get('parameters'),
+        distribution={str(seed): result['distribution'] for seed, result in done.items()},
+        search=[dict(name=trial.name, base_lr=trial.base_lr, weight_decay=trial.weight_decay,
+                     score=(read_result(trial.folder) or {}).get('score'), state=state_of(trial.folder))
+                for trial in search])
+
+
+def method_of(task: Config) -> str:
+    """How the paper calls what a config trains."""
+    hooks = [str(hook.get('type')).split('.')[-1] for hook in task.get('custom_hooks') or []]
+    if 'PromptRelocationHook' in hooks:
+        return 'PRO-VPT'
+    return 'VPT-Deep' if task.model.get('backbone', {}).get('prompts') else 'Linear'

@@ -1,0 +1,213 @@
+"""One run of a sweep, in this process. What it leaves on disk is all that a restarted sweep knows of it."""
+import json
+import math
+import os
+import time
+import traceback
+import zipfile
+from pathlib import Path
+from typing import Callable, List, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.utils.preflight import ConfigError
+
+RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
+CHECK_INTERVAL = 10  # iterations between looks at the loss, which wait for the device
+
+
+class Diverged(Exception):
+    """The loss or the weights are no longer finite: the trial is over, and would end so again."""
+
+
+class _History(Hook):
+    """Validations in ``<folder>/history.jsonl``, each reported; a resumed run reports those before it anew.
+
+    The last is not reported here: whoever stops trials early must not stop one that is through.
+    """
+    priority = 'LOWEST'
+
+    def __init__(self, folder: Path, metric: str, report: Callable[[dict], None]):
+        self._path, self._metric, self._report = folder / HISTORY, metric, report
+        self.rows: List[dict] = []
+
+    def before_train(self, runner):
+        # What was validated after the checkpoint that the run goes on from comes again.
+        self.rows = [row for row in _read_lines(self._path) if row['iter'] <= runner.iter]
+        self._path.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
+        for row in self.rows:
+            self._report_row(runner, row)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.every_n_train_iters(runner, CHECK_INTERVAL) and not torch.isfinite(torch.as_tensor(outputs['loss'])):
+            raise Diverged(f'the loss of iteration {runner.iter + 1} is {float(outputs["loss"])}')
+
+    def after_val_epoch(self, runner, metrics=None):
+        score_of(metrics, self._metric)
+        self.rows.append(dict(iter=runner.iter, **plain(metrics)))
+        with self._path.open('a') as file:
+            file.write(json.dumps(self.rows[-1]) + '\n')
+        self._report_row(runner, self.rows[-1])
+
+    def _report_row(self, runner, row):
+        if row['iter'] < runner.max_iters:
+            self._report(dict(score=row[self._metric]))
+
+
+def run_trial(folder: Path, phase: str, metric: str,
+              report: Callable[[dict], None] = lambda metrics: None) -> dict:
+    """Train and evaluate, from the last checkpoint if there is one, or take the result that is there.
+
+    Args:
+        folder: Becomes the runner's work_dir; the config lies beside, as ``<folder>.py``. Holds ``result.json`` once the trial is finished or has diverged.
+        phase: 'search' ends with a validation of the last weights, 'final' with their test.
+        metric: The score's name among the metrics, e.g. ``'accuracy/top1'``.
+        report: Is given ``dict(score=...)`` after each validation but the last, those before an interruption included.
+
+    Returns:
+        score, metrics, history, parameters and distribution; or ``score=None`` and the reason as ``error``.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    result = read_result(folder)
+    if result is not None:
+        for row in result['history'][:None if result.get('error') else -1]:
+            report(dict(score=row[metric]))
+        return result
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    start = time.time()
+    history = _History(folder, metric, report)
+    try:
+        result = _train(folder, phase, metric, history)
+    except Diverged as error:
+        result = dict(score=None, error=f'diverged: {error}')
+    result.update(history=history.rows, seconds=round(time.time() - start, 1))
+    if phase == 'search':  # only numbers of it are wanted
+        for path in folder.glob('*.pth'):
+            path.unlink()
+    _write(folder / RESULT, result)
+    return result
+
+
+def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
+    from mmprovpt.utils.setup import build_runner
+    cfg = Config.fromfile(folder.with_name(f'{folder.name}.py'))
+    cfg.work_dir = str(folder)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        cfg.load_from, cfg.resume = str(checkpoint), True
+    runner = build_runner(cfg)
+    runner.register_hook(history)
+    runner.train()
+    if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters() if parameter.requires_grad):
+        raise Diverged('weights are not finite after training')
+    if phase == 'final':
+        metrics = plain(runner.test())
+    else:
+        # Killed between its last checkpoint and its last validation, or the interval leaves the end out.
+        if not history.rows or history.rows[-1]['iter'] != runner.iter:
+            runner.val_loop.run()
+        metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
+    pools = [module for module in runner.model.modules() if isinstance(module, PromptPool)]
+    return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trained(runner),
+                distribution=pools[0].distribution.tolist() if pools else None)
+
+
+def count_trained(runner: Runner) -> int:
+    """Trained parameters: of prompts the active ones, and the networks of the relocation's policy with them."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    for pool in (module for module in model.modules() if isinstance(module, PromptPool)):
+        count += pool.num_active - pool.tokens.numel()
+    for hook in runner.hooks:
+        allocator = getattr(getattr(hook, 'relocator', None), 'allocator', None)
+        networks = [value for value in vars(allocator).values() if isinstance(value, nn.Module)] if allocator else []
+        count += sum(parameter.numel() for network in networks for parameter in network.parameters())
+    return int(count)
+
+
+def score_of(metrics: dict, metric: str) -> float:
+    """The metric that counts.
+
+    Raises:
+        ConfigError: There is none of that name.
+        Diverged: It is not finite.
+    """
+    if metric not in (metrics or {}):
+        raise ConfigError(f'no metric {metric!r}; the evaluation gives {sorted(metrics or {})}: name one with --metric')
+    if not math.isfinite(metrics[metric]):
+        raise Diverged(f'{metric} is {metrics[metric]}')
+    return float(metrics[metric])
+
+
+def plain(metrics: dict) -> dict:
+    """The numbers among the metrics, as Python's."""
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float)) or
+            getattr(value, 'size', None) == 1}
+
+
+def last_checkpoint(folder: Path) -> Optional[Path]:
+    """The newest whole checkpoint. torch writes zip archives, whose directory comes last: one cut off is none."""
+    whole = [path for path in Path(folder).glob('*.pth') if zipfile.is_zipfile(path)]
+    return max(whole, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def give_up(folder: Path, reason: str) -> None:
+    """Close a trial that was stopped before its end: it keeps its validations, has no score and never wins."""
+    _write(Path(folder) / RESULT, dict(score=None, error=reason, history=_read_lines(Path(folder) / HISTORY)))
+
+
+def read_result(folder: Path) -> Optional[dict]:
+    path = Path(folder) / RESULT
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def state_of(folder: Path) -> str:
+    """What is known of a trial: finished, its error, where it stands, or that it has not begun."""
+    folder = Path(folder)
+    result = read_result(folder)
+    if result is not None:
+        return result.get('error') or 'finished'
+    if (folder / ERROR).exists():
+        return 'failed: ' + (folder / ERROR).read_text().strip().splitlines()[-1]
+    rows = _read_lines(folder / HISTORY)
+    if rows:
+        return f'not finished: {len(rows)} validations'
+    return 'not finished' if last_checkpoint(folder) else 'not begun'
+
+
+def _read_lines(path: Path) -> List[dict]:
+    """Whole lines of a JSON-lines file: a kill cuts off the last."""
+    text = path.read_text() if path.exists() else ''
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]
+
+
+def _write(path: Path, content: dict) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(path)
+
+
+def tune_trial(params: dict) -> None:
+    """What a process of Ray Tune runs. ``params['trial']``: the arguments of :func:`run_trial` and ``cwd``."""
+    from ray import tune
+    trial = dict(params['trial'])
+    os.chdir(trial.pop('cwd'))  # paths in configs are relative to where the user is
+    folder = Path(trial.pop('folder'))
+    try:
+        result = run_trial(folder, report=tune.report, **trial)
+    except BaseException:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).write_text(traceback.format_exc())
+        raise
+    if result['score'] is not None:
+        tune.report(dict(score=result['score']))

@@ -1,0 +1,224 @@
+#!/usr/bin/env python
+"""The paper's protocol: a grid of learning rates and weight decays on held-out data, its winner trained anew and tested.
+
+    python tools/sweep.py CONFIG... --seeds 3
+
+For each config: every pair of the grid is trained on the training split and validated; the winner is trained on
+training and validation data together, once per seed, and tested. Ray Tune runs the trials, on this machine or on a
+cluster (--address). Who starts the script again skips what is finished and goes on with the rest from its last
+checkpoint. Everything lies in WORK_DIR/<name of the config>/; tools/table.py makes the table of it. See docs/sweep.md.
+"""
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from mmengine.config import DictAction
+from tqdm import tqdm
+
+import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.sweep import (
+    BASE_LRS,
+    WEIGHT_DECAYS,
+    Trial,
+    check_phases,
+    choose_winner,
+    final_trials,
+    give_up,
+    read_result,
+    read_task,
+    search_trials,
+    state_of,
+    summarise,
+    write_config,
+)
+from mmprovpt.sweep.trial import tune_trial
+from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.setup import user_errors
+
+# Read when Ray is imported or started: no report home, and Ctrl-C is ours.
+os.environ.update(RAY_USAGE_STATS_ENABLED='0', TUNE_DISABLE_SIGINT_HANDLER='1', TUNE_DISABLE_AUTO_CALLBACK_LOGGERS='1',
+                  RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0', RAY_AIR_NEW_OUTPUT='0')
+OBJECT_STORE = 100 << 20  # bytes; trials pass each other nothing
+REDUCTION = 3  # of ASHA: one trial of so many goes on
+
+
+def start_ray(args: argparse.Namespace) -> dict:
+    """Start Ray here, or join a cluster; what each trial gets.
+
+    Raises:
+        ConfigError: Ray is not installed, the cluster is not there, or has less than a trial wants.
+    """
+    try:
+        import ray
+        from ray import tune  # noqa: F401  needs more packages than ray
+    except ImportError as error:
+        raise ConfigError(f"tools/sweep.py needs Ray Tune ({error}): pip install 'ray[tune]'") from error
+    here = dict(address='local', object_store_memory=OBJECT_STORE, include_dashboard=False)
+    try:
+        ray.init(**(dict(address=args.address) if args.address else here), log_to_driver=False, logging_level='ERROR')
+    except ConnectionError as error:
+        raise ConfigError(f'no Ray cluster at --address {args.address}: {error}') from error
+    there = ray.cluster_resources()
+    if args.gpus_per_trial is None:
+        args.gpus_per_trial = 1 if there.get('GPU') else 0
+    wanted = dict(CPU=args.cpus_per_trial, GPU=args.gpus_per_trial)
+    for name, count in wanted.items():
+        if count > there.get(name, 0):
+            raise ConfigError(f'a trial wants {count:g} {name}, but there are {there.get(name, 0):g} in all: change '
+                              f'--{name.lower()}s-per-trial')
+    return wanted
+
+
+def run_trials(trials: List[Trial], title: str, args: argparse.Namespace) -> None:
+    """Bring all trials to their end; what fails leaves its traceback in its folder."""
+    for trial in trials:
+        write_config(trial)  # of a finished one, too, lest its result pass for another config's
+    todo = [trial for trial in trials if read_result(trial.folder) is None]
+    if not todo:
+        return
+    from ray import tune
+    asha = args.asha and trials[0].phase == 'search'
+    # ASHA compares with those that are finished, too: they report again what they reported then.
+    params = [dict(folder=str(trial.folder.absolute()), phase=trial.phase, metric=args.metric, cwd=os.getcwd())
+              for trial in (trials if asha else todo)]
+    scheduler = tune.schedulers.ASHAScheduler(
+        grace_period=args.asha, reduction_factor=REDUCTION, max_t=10 ** 6) if asha else None
+    wanted = args.resources
+    with tqdm(total=len(todo), unit='trial', desc=title, file=sys.stdout, miniters=1) as bar:
+        tune.Tuner(
+            tune.with_resources(tune_trial, dict(cpu=wanted['CPU'], gpu=wanted['GPU'])),
+            param_space=dict(trial=tune.grid_search(params)),
+            tune_config=tune.TuneConfig(metric='score', mode='max', scheduler=scheduler, reuse_actors=False),
+            run_config=tune.RunConfig(
+                name=time.strftime(f'{trials[0].phase}_%Y%m%d_%H%M%S'), verbose=0,
+                storage_path=str((trials[0].folder.parents[1] / 'ray').absolute()),
+                callbacks=[progress(bar, {str(trial.folder.absolute()) for trial in todo})])).fit()
+
+
+def progress(bar: tqdm, todo: set):
+    """A callback of Ray Tune: a line for each trial that ends, and the time that is left."""
+    from ray import tune
+
+    class Progress(tune.Callback):
+        best = -float('inf')
+
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            folder = Path(trial.config['trial']['folder'])
+            if read_result(folder) is None:
+                give_up(folder, 'stopped early')
+            score = read_result(folder)['score']
+            self.best = max(self.best, self.best if score is None else score)
+            self.line(folder, state_of(folder) if score is None else f'{score:.2f} (best: {self.best:.2f})')
+
+        def on_trial_error(self, iteration, trials, trial, **info):
+            folder = Path(trial.config['trial']['folder'])
+            state = state_of(folder)
+            self.line(folder, state if state.startswith('failed') else f'failed: its process ended ({state})')
+
+        def line(self, folder, text):
+            if str(folder) in todo:
+                bar.write(f'  {folder.name}: {text}', file=sys.stdout)
+                bar.update()
+
+    return Progress()
+
+
+def sweep(config: str, args: argparse.Namespace) -> None:
+    """Both phases of a config, and its summary.json.
+
+    Raises:
+        ConfigError: No trial of the grid is finished, or a seed of the winner is not.
+    """
+    task, search, folder = plan(config, args)
+    run_trials(search, f'{folder.name}, grid', args)
+    print(trial_table(search))
+    winner = choose_winner(search)
+    final = final_trials(task, folder, winner.base_lr, winner.weight_decay, args.seeds, args.final_options)
+    print(f'winner: {winner.name}; trained anew with {args.seeds} seeds')
+    run_trials(final, f'{folder.name}, seeds', args)
+    summary = summarise(task, folder.name, args.metric, search, final)
+    (folder / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
+    print(trial_table(final))
+    missing = [f'{trial.name} ({state_of(trial.folder)})' for trial in final if str(trial.cfg.randomness.seed)
+               not in summary['test']]
+    if missing:
+        raise ConfigError(f'{folder}: not all seeds are finished: {", ".join(missing)}; start again to retry')
+
+
+def plan(config: str, args: argparse.Namespace):
+    """Task, trials of the grid and folder, with all that can be known to fail checked."""
+    task = read_task(config, args.cfg_options)
+    folder = args.work_dir / Path(config).stem
+    search = search_trials(task, folder, args.base_lrs, args.weight_decays, args.search_options)
+    # Which wins does not change the data, so mistakes in the second phase show before the first.
+    check_phases(search[0], final_trials(task, folder, 1., 0., 1, args.final_options)[0])
+    return task, search, folder
+
+
+def trial_table(trials: List[Trial]) -> str:
+    """Markdown."""
+    lines = ['| trial | base lr | lr | weight decay | score | state |', '|---' * 6 + '|']
+    for trial in trials:
+        score = (read_result(trial.folder) or {}).get('score')
+        lines.append(f'| {trial.name} | {trial.base_lr:g} | {trial.cfg.optim_wrapper.optimizer.lr:.6g} | '
+                     f'{trial.weight_decay:g} | {"" if score is None else f"{score:.2f}"} | {state_of(trial.folder)} |')
+    return '\n'.join(lines)
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument('--seeds', type=int, default=3, help='how many; default 3')
+    parser.add_argument('--base-lrs', type=float, nargs='+', default=BASE_LRS, metavar='LR',
+                        help='lr = base * batch size / 256; default: ' + ' '.join(f'{lr:g}' for lr in BASE_LRS))
+    parser.add_argument('--weight-decays', type=float, nargs='+', default=WEIGHT_DECAYS, metavar='WD',
+                        help='default: ' + ' '.join(f'{decay:g}' for decay in WEIGHT_DECAYS))
+    parser.add_argument('--metric', default='accuracy/top1', help='higher is better; default: accuracy/top1')
+    for phase, of in (('search', 'the grid'), ('final', 'the winner'), ('cfg', 'all')):
+        parser.add_argument(f'--{phase}-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                            help=f'override settings of the config for {of}')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/sweep'))
+    parser.add_argument('--address', help='of a Ray cluster, e.g. auto; default: this machine alone')
+    parser.add_argument('--cpus-per-trial', type=float, default=1)
+    parser.add_argument('--gpus-per-trial', type=float, help='e.g. 0.25; default: 1, or 0 where there is no GPU')
+    parser.add_argument('--asha', type=int, metavar='N',
+                        help='stop the worse two of three trials early (ASHA), none before its N-th validation')
+    parser.add_argument('--dry-run', action='store_true', help='print the trials and their state')
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or args.asha is not None and args.asha < 1:
+        parser.error('--seeds and --asha must be at least 1')
+    return args
+
+
+@user_errors()
+def main():
+    args = parse_args()
+    names = [Path(config).stem for config in args.configs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f'configs of the same name would share a folder: {", ".join(sorted(names))}')
+    plans = [plan(config, args) for config in args.configs]
+    if args.dry_run:
+        for _, search, folder in plans:
+            print(f'{folder}: {len(search)} trials, then {args.seeds} seeds\n{trial_table(search)}')
+        return
+    args.resources = start_ray(args)
+    failures = []
+    for config in args.configs:
+        try:
+            sweep(config, args)
+        except ConfigError as error:  # the next config may do better
+            failures.append(str(error))
+            print(f'error: {error}', file=sys.stderr)
+    if failures:
+        raise ConfigError(f'{len(failures)} of {len(args.configs)} sweeps are incomplete:\n' + '\n'.join(failures))
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('interrupted: what is finished stays; the same command goes on from here')
