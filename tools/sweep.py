@@ -41,7 +41,7 @@ from mmprovpt.utils.setup import user_errors
 
 # Read when Ray is imported or started: no report home, and Ctrl-C is ours.
 os.environ.update(RAY_USAGE_STATS_ENABLED='0', TUNE_DISABLE_SIGINT_HANDLER='1', TUNE_DISABLE_AUTO_CALLBACK_LOGGERS='1',
-                  RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0', RAY_AIR_NEW_OUTPUT='0')
+                  RAY_AIR_NEW_OUTPUT='0')
 OBJECT_STORE = 100 << 20  # bytes; trials pass each other nothing
 REDUCTION = 3  # of ASHA: one trial of so many goes on
 
@@ -65,11 +65,11 @@ def start_ray(args: argparse.Namespace) -> dict:
     there = ray.cluster_resources()
     if args.gpus_per_trial is None:
         args.gpus_per_trial = 1 if there.get('GPU') else 0
-    wanted = dict(CPU=args.cpus_per_trial, GPU=args.gpus_per_trial)
+    wanted = dict(cpu=args.cpus_per_trial, gpu=args.gpus_per_trial)
     for name, count in wanted.items():
-        if count > there.get(name, 0):
-            raise ConfigError(f'a trial wants {count:g} {name}, but there are {there.get(name, 0):g} in all: change '
-                              f'--{name.lower()}s-per-trial')
+        if count > there.get(name.upper(), 0):
+            raise ConfigError(f'a trial wants {count:g} {name.upper()}, but there are {there.get(name.upper(), 0):g} in '
+                              f'all: change --{name}s-per-trial')
     return wanted
 
 
@@ -80,6 +80,7 @@ def run_trials(trials: List[Trial], title: str, args: argparse.Namespace) -> Non
     todo = [trial for trial in trials if read_result(trial.folder) is None]
     if not todo:
         return
+    args.resources = args.resources or start_ray(args)
     from ray import tune
     asha = args.asha and trials[0].phase == 'search'
     # ASHA compares with those that are finished, too: they report again what they reported then.
@@ -87,10 +88,9 @@ def run_trials(trials: List[Trial], title: str, args: argparse.Namespace) -> Non
               for trial in (trials if asha else todo)]
     scheduler = tune.schedulers.ASHAScheduler(
         grace_period=args.asha, reduction_factor=REDUCTION, max_t=10 ** 6) if asha else None
-    wanted = args.resources
     with tqdm(total=len(todo), unit='trial', desc=title, file=sys.stdout, miniters=1) as bar:
         tune.Tuner(
-            tune.with_resources(tune_trial, dict(cpu=wanted['CPU'], gpu=wanted['GPU'])),
+            tune.with_resources(tune_trial, args.resources),
             param_space=dict(trial=tune.grid_search(params)),
             tune_config=tune.TuneConfig(metric='score', mode='max', scheduler=scheduler, reuse_actors=False),
             run_config=tune.RunConfig(
@@ -205,7 +205,7 @@ def main():
         for _, search, folder in plans:
             print(f'{folder}: {len(search)} trials, then {args.seeds} seeds\n{trial_table(search)}')
         return
-    args.resources = start_ray(args)
+    args.resources = None  # of a trial; Ray starts when there is something to run
     failures = []
     for config in args.configs:
         try:
