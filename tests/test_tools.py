@@ -11,47 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from toy_model import TOY
 
 from mmprovpt.utils.setup import sync_bn_to_bn, user_errors
 
 ROOT = Path(__file__).parents[1]
 
-TOY = """
-import os
-import torch
-from mmcv.cnn import build_norm_layer
-from mmengine.evaluator import BaseMetric
-from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
-
-@MODELS.register_module()
-class Toy(BaseModel):
-    def __init__(self, norm_cfg):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(1, 2, 1)
-        self.norm = build_norm_layer(norm_cfg, 2)[1]
-
-    def forward(self, x, mode):
-        open('rank' + os.environ.get('RANK', ''), 'w').close()
-        y = self.norm(self.conv(torch.stack(x)))
-        return dict(loss=y.mean()) if mode == 'loss' else list(y)
-
-@DATASETS.register_module()
-class Ones(torch.utils.data.Dataset):
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, i):
-        return dict(x=torch.full((1, 2, 2), float(i)))
-
-@METRICS.register_module()
-class Number(BaseMetric):
-    def process(self, data_batch, data_samples):
-        self.results += data_samples
-
-    def compute_metrics(self, results):
-        return dict(number=float(len(results)))
-"""
 CONFIG = """
 custom_imports = dict(imports=['toy'])
 model = dict(type='Toy', norm_cfg=dict(type='SyncBN'))

@@ -28,10 +28,10 @@ custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1)]
 """
 
 
-def write_images(folder: Path, seed: int = 0) -> None:
-    """Eight images of noise in two classes."""
+def write_images(folder: Path, seed: int = 0, count: int = 8) -> None:
+    """Images of noise in two classes."""
     rng = np.random.default_rng(seed)
-    for number in range(8):
+    for number in range(count):
         path = folder / str(number % 2) / f'{number}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)

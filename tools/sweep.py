@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The paper's protocol: a grid of learning rates and weight decays on held-out data, its winner trained anew and tested.
+"""The paper's protocol: a grid of learning rates and weight decays, its winner trained anew and tested.
 
     python tools/sweep.py CONFIG... --seeds 3
 
@@ -46,30 +46,35 @@ OBJECT_STORE = 100 << 20  # bytes; trials pass each other nothing
 REDUCTION = 3  # of ASHA: one trial of so many goes on
 
 
+class RayError(ConfigError):
+    """Ray cannot run trials, whatever the config."""
+
+
 def start_ray(args: argparse.Namespace) -> dict:
     """Start Ray here, or join a cluster; what each trial gets.
 
     Raises:
-        ConfigError: Ray is not installed, the cluster is not there, or has less than a trial wants.
+        RayError: Ray is not installed, the cluster is not there, or has less than a trial wants.
     """
     try:
         import ray
         from ray import tune  # noqa: F401  needs more packages than ray
     except ImportError as error:
-        raise ConfigError(f"tools/sweep.py needs Ray Tune ({error}): pip install 'ray[tune]'") from error
+        raise RayError(f"tools/sweep.py needs Ray Tune ({error}): pip install 'ray[tune]'") from error
     here = dict(address='local', object_store_memory=OBJECT_STORE, include_dashboard=False)
     try:
         ray.init(**(dict(address=args.address) if args.address else here), log_to_driver=False, logging_level='ERROR')
     except ConnectionError as error:
-        raise ConfigError(f'no Ray cluster at --address {args.address}: {error}') from error
+        raise RayError(f'no Ray cluster at --address {args.address}: {error}') from error
     there = ray.cluster_resources()
     if args.gpus_per_trial is None:
         args.gpus_per_trial = 1 if there.get('GPU') else 0
     wanted = dict(cpu=args.cpus_per_trial, gpu=args.gpus_per_trial)
     for name, count in wanted.items():
-        if count > there.get(name.upper(), 0):
-            raise ConfigError(f'a trial wants {count:g} {name.upper()}, but there are {there.get(name.upper(), 0):g} in '
-                              f'all: change --{name}s-per-trial')
+        most = there.get(name.upper(), 0)
+        if count > most:
+            raise RayError(f'a trial wants {count:g} {name.upper()}, but there are {most:g} in all: change '
+                              f'--{name}s-per-trial')
     return wanted
 
 
@@ -210,11 +215,14 @@ def main():
     for config in args.configs:
         try:
             sweep(config, args)
+        except RayError:
+            raise
         except ConfigError as error:  # the next config may do better
-            failures.append(str(error))
+            failures.append(config)
             print(f'error: {error}', file=sys.stderr)
     if failures:
-        raise ConfigError(f'{len(failures)} of {len(args.configs)} sweeps are incomplete:\n' + '\n'.join(failures))
+        raise ConfigError(f'{len(failures)} of {len(args.configs)} sweeps are incomplete (see above): '
+                          + ', '.join(failures))
 
 
 if __name__ == '__main__':

@@ -65,7 +65,8 @@ def run_trial(folder: Path, phase: str, metric: str,
     """Train and evaluate, from the last checkpoint if there is one, or take the result that is there.
 
     Args:
-        folder: Becomes the runner's work_dir; the config lies beside, as ``<folder>.py``. Holds ``result.json`` once the trial is finished or has diverged.
+        folder: Becomes the runner's work_dir; the config lies beside, as ``<folder>.py``. Holds ``result.json`` once
+            the trial is finished or has diverged.
         phase: 'search' ends with a validation of the last weights, 'final' with their test.
         metric: The score's name among the metrics, e.g. ``'accuracy/top1'``.
         report: Is given ``dict(score=...)`` after each validation but the last, those before an interruption included.

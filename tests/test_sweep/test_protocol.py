@@ -1,0 +1,154 @@
+"""Which runs a sweep consists of and which wins; nothing is trained."""
+import json
+
+import pytest
+from mmengine.config import Config
+
+from mmprovpt.sweep import (
+    check_phases,
+    choose_winner,
+    final_trials,
+    give_up,
+    read_task,
+    search_trials,
+    state_of,
+    summarise,
+    write_config,
+)
+from mmprovpt.sweep.trial import ERROR, RESULT
+from mmprovpt.utils.preflight import ConfigError
+
+
+@pytest.fixture
+def task(tmp_path):
+    """A task of VTAB-1k as far as a sweep looks at it."""
+    (tmp_path / 'data').mkdir()
+    loader = f"dict(batch_size=64, dataset=dict(type='mmprovpt.VTAB1k', task='svhn', data_root='{tmp_path}/data', "
+    (tmp_path / 'task.py').write_text(f"""
+model = dict(backbone=dict(prompts=dict(num_tokens=50)))
+train_dataloader = {loader}split='train800val200'))
+val_dataloader = {loader}split='test'))
+test_dataloader = {loader}split='test'))
+val_evaluator = test_evaluator = dict(type='Accuracy')
+val_cfg = test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=1, momentum=0.9))
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=5, save_best='auto'))
+custom_hooks = [dict(type='mmprovpt.PromptRelocationHook')]
+""")
+    return read_task(str(tmp_path / 'task.py'))
+
+
+def finish(trial, score, **more):
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / RESULT).write_text(json.dumps(dict(score=score, **more)))
+
+
+def test_grid_is_the_papers(task, tmp_path):
+    before = task.pretty_text
+    trials = search_trials(task, tmp_path)
+    # PRO-VPT, Tab. i; lr = base * batch / 256
+    assert sorted({trial.cfg.optim_wrapper.optimizer.lr for trial in trials}) == [
+        0.0125, 0.025, 0.0625, 0.125, 0.25, 0.625, 1.25, 2.5, 6.25, 12.5]
+    assert sorted({trial.cfg.optim_wrapper.optimizer.weight_decay for trial in trials}) == [0, 0.0001, 0.001, 0.01]
+    assert len({trial.folder for trial in trials}) == len(trials) == 40
+    for trial in trials:
+        cfg = trial.cfg
+        assert (cfg.train_dataloader.dataset.split, cfg.val_dataloader.dataset.split) == ('train800', 'val200')
+        assert cfg.test_dataloader is cfg.test_evaluator is cfg.test_cfg is None
+        assert cfg.optim_wrapper.optimizer.momentum == 0.9 and cfg.randomness.seed == 0
+        assert cfg.default_hooks.checkpoint == dict(type='CheckpointHook', interval=5, max_keep_ckpts=2)
+    assert task.pretty_text == before
+
+
+def test_winner_is_trained_on_all_and_tested(task, tmp_path):
+    trials = final_trials(task, tmp_path, 2.5, 0.001, 3)
+    assert [trial.cfg.randomness.seed for trial in trials] == [0, 1, 2]
+    assert [trial.name for trial in trials] == ['seed_0', 'seed_1', 'seed_2']
+    for trial in trials:
+        cfg = trial.cfg
+        assert (cfg.train_dataloader.dataset.split, cfg.test_dataloader.dataset.split) == ('train800val200', 'test')
+        assert cfg.val_dataloader is cfg.val_evaluator is cfg.val_cfg is None
+        assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (0.625, 0.001)
+
+
+def test_splits_of_other_data(task, tmp_path):
+    task.train_dataloader.dataset.type = 'FGVC'
+    trial = search_trials(task, tmp_path, [1], [0], {'train_dataloader.dataset.split': 'mine'})[0]
+    assert (trial.cfg.train_dataloader.dataset.split, trial.cfg.val_dataloader.dataset.split) == ('mine', 'val')
+    trial = final_trials(task, tmp_path, 1, 0, 1)[0]
+    assert (trial.cfg.train_dataloader.dataset.split, trial.cfg.test_dataloader.dataset.split) == ('trainval', 'test')
+    task.train_dataloader.dataset.type = 'CustomDataset'  # the config's own
+    trial = search_trials(task, tmp_path, [1], [0])[0]
+    assert trial.cfg.train_dataloader.dataset.split == 'train800val200'
+
+
+def test_winner_and_ties(task, tmp_path):
+    trials = search_trials(task, tmp_path, [5, 1], [0.01, 0])
+    for trial in trials:
+        trial.folder.mkdir(parents=True)
+    (trials[2].folder / ERROR).write_text('Traceback\nRuntimeError: CUDA out of memory')
+    give_up(trials[1].folder, 'stopped early')
+    with pytest.raises(ConfigError, match='(?s)no trial of .* is finished.*base_5_wd_0: stopped early.*'
+                                          'base_1_wd_0.01: failed: RuntimeError: CUDA out.*base_1_wd_0: not begun'):
+        choose_winner(trials)
+    finish(trials[0], 70.)
+    assert choose_winner(trials) is trials[0]
+    finish(trials[2], 70.)
+    finish(trials[3], None, error='diverged: the loss of iteration 10 is nan')
+    assert choose_winner(trials) is trials[2], 'the lower learning rate'
+    finish(trials[3], 70.)
+    assert choose_winner(trials) is trials[3], 'then the lower weight decay'
+    finish(trials[1], 70.5)
+    assert choose_winner(trials) is trials[1]
+
+
+def test_summary(task, tmp_path):
+    search = search_trials(task, tmp_path, [5, 1], [0])
+    final = final_trials(task, tmp_path, 5, 0, 3)
+    finish(search[0], 81.)
+    finish(search[1], None, error='diverged: weights')
+    finish(final[0], 80., parameters=9, distribution=[1, 2])
+    finish(final[2], 82., parameters=9, distribution=[0, 3])
+    summary = json.loads(json.dumps(summarise(task, 'task', 'accuracy/top1', search, final)))
+    assert summary == dict(
+        config='task', dataset='VTAB1k', task='svhn', method='PRO-VPT', metric='accuracy/top1', val=81., seeds=3,
+        winner=dict(base_lr=5, lr=1.25, weight_decay=0), test={'0': 80., '2': 82.}, parameters=9,
+        distribution={'0': [1, 2], '2': [0, 3]},
+        search=[dict(name='base_5_wd_0', base_lr=5, weight_decay=0, score=81., state='finished'),
+                dict(name='base_1_wd_0', base_lr=1, weight_decay=0, score=None, state='diverged: weights')])
+
+
+@pytest.mark.parametrize('hooks, prompts, method', [(True, True, 'PRO-VPT'), (False, True, 'VPT-Deep'),
+                                                    (False, False, 'Linear')])
+def test_method(task, tmp_path, hooks, prompts, method):
+    task.custom_hooks = task.custom_hooks if hooks else []
+    task.model.backbone = task.model.backbone if prompts else dict(type='VisionTransformer')
+    search, final = search_trials(task, tmp_path, [1], [0]), final_trials(task, tmp_path, 1, 0, 1)
+    finish(search[0], 1.)
+    assert summarise(task, 'task', 'accuracy/top1', search, final)['method'] == method
+
+
+def test_mistakes(task, tmp_path):
+    with pytest.raises(ConfigError, match='no such config file: nowhere.py'):
+        read_task('nowhere.py')
+    (tmp_path / 'bare.py').write_text('train_dataloader = dict(batch_size=1, dataset=dict())')
+    with pytest.raises(ConfigError, match='bare.py has no optim_wrapper.optimizer'):
+        read_task(str(tmp_path / 'bare.py'))
+    with pytest.raises(ConfigError, match='repeat a value'):
+        search_trials(task, tmp_path, [1, 1], [0])
+    with pytest.raises(ConfigError, match='no such directory'):
+        search_trials(task, tmp_path, [1], [0], {'val_dataloader.dataset.data_root': 'nowhere'})
+    search = search_trials(task, tmp_path, [1], [0], {'val_dataloader.dataset.split': 'test'})[0]
+    with pytest.raises(ConfigError, match='chosen on the data that the winner is tested on'):
+        check_phases(search, final_trials(task, tmp_path, 1, 0, 1)[0])
+    check_phases(search_trials(task, tmp_path, [1], [0])[0], final_trials(task, tmp_path, 1, 0, 1)[0])
+
+
+def test_a_folder_belongs_to_one_config(task, tmp_path):
+    trial = search_trials(task, tmp_path, [1], [0])[0]
+    path = write_config(trial)
+    assert Config.fromfile(path).pretty_text == trial.cfg.pretty_text
+    assert write_config(trial) == path and state_of(trial.folder) == 'not begun'
+    trial.cfg.optim_wrapper.optimizer.momentum = 0.8
+    with pytest.raises(ConfigError, match='holds a run of another config'):
+        write_config(trial)

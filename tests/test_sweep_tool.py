@@ -1,0 +1,108 @@
+"""tools/sweep.py: its command line, and one real sweep on Ray Tune with a toy of a second."""
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_model import TOY
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location('tools_sweep', ROOT / 'tools/sweep.py')
+sweep = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sweep)
+
+CONFIG = """
+custom_imports = dict(imports=['toy'])
+model = dict(type='Toy', norm_cfg=dict(type='BN'))
+train_dataloader = dict(batch_size=2, dataset=dict(type='Ones'), sampler=dict(type='DefaultSampler', shuffle=True))
+val_dataloader = dict(batch_size=2, dataset=dict(type='Ones'), sampler=dict(type='DefaultSampler', shuffle=False))
+# Held are 6, not 8.
+test_dataloader = dict(batch_size=2, dataset=dict(type='Ones', held=True), sampler=dict(type='DefaultSampler',
+                       shuffle=False))
+val_evaluator = test_evaluator = dict(type='Number')
+val_cfg = test_cfg = dict()
+train_cfg = dict(by_epoch=True, max_epochs=2)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    (tmp_path / 'toy.py').write_text(TOY)
+    (tmp_path / 'good.py').write_text(CONFIG)
+    (tmp_path / 'bad.py').write_text(CONFIG.replace('norm_cfg=', 'nonsense='))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def call(monkeypatch, *args):
+    monkeypatch.setattr('sys.argv', ['sweep', *args])
+    sweep.main()
+
+
+def rows(text):
+    lines = [line for line in text.splitlines() if line.startswith('| ')]
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
+
+
+def test_real_sweep_of_a_config_that_works_and_one_that_fails(toy, monkeypatch, capsys):
+    command = ['--base-lrs', '10', '--weight-decays', '0', '--seeds', '1', '--metric', 'number']
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/sweep.py', 'bad.py', 'good.py', *command, '--gpus-per-trial', '0'],
+        capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': f'{ROOT}:{toy}', 'CUDA_VISIBLE_DEVICES': ''})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert 'error: no trial of work_dirs/sweep/bad/search is finished' in done.stderr
+    assert '  base_10_wd_0: failed: TypeError: ' in done.stderr and "'nonsense'" in done.stderr
+    assert 'error: 1 of 2 sweeps are incomplete (see above): bad.py' in done.stderr
+    assert "'nonsense'" in (toy / 'work_dirs/sweep/bad/search/base_10_wd_0/error.txt').read_text()
+    assert not (toy / 'work_dirs/sweep/bad/summary.json').exists()
+    folder = toy / 'work_dirs/sweep/good'
+    summary = json.loads((folder / 'summary.json').read_text())
+    assert summary['winner'] == dict(base_lr=10, lr=10 * 2 / 256, weight_decay=0)
+    assert (summary['val'], summary['test'], summary['seeds']) == (8, {'0': 6}, 1)
+    assert ['base_10_wd_0', '10', '0.078125', '0', '8.00', 'finished'] in rows(done.stdout)
+    assert 'winner: base_10_wd_0' in done.stdout
+    for trial in ('search/base_10_wd_0', 'final/seed_0'):
+        assert (folder / f'{trial}.py').exists() and list(folder.glob(f'{trial}/*/*.log'))
+        assert json.loads((folder / trial / 'result.json').read_text())['metrics']
+
+    # Started again, it takes what is there and needs no Ray.
+    monkeypatch.setattr(sweep, 'start_ray', None)
+    result = folder / 'final/seed_0/result.json'
+    result.write_text(result.read_text().replace('"score": 6.0', '"score": 5.5'))
+    call(monkeypatch, 'good.py', *command)
+    assert json.loads((folder / 'summary.json').read_text())['test'] == {'0': 5.5}
+    capsys.readouterr()
+    call(monkeypatch, 'good.py', '--base-lrs', '10', '1', '--weight-decays', '0', '--metric', 'number', '--dry-run')
+    assert [row[5] for row in rows(capsys.readouterr().out)[1:]] == ['finished', 'not begun']
+    with pytest.raises(SystemExit, match='1 of 1 sweeps are incomplete'):
+        call(monkeypatch, 'good.py', *command, '--cfg-options', 'train_cfg.max_epochs=3')
+    assert 'holds a run of another config' in capsys.readouterr().err
+
+
+def test_dry_run_of_the_default_grid(toy, monkeypatch, capsys):
+    call(monkeypatch, 'good.py', '--dry-run')
+    out = capsys.readouterr().out
+    assert 'work_dirs/sweep/good: 40 trials, then 3 seeds' in out
+    assert rows(out)[1] == ['base_50_wd_0.01', '50', '0.390625', '0.01', '', 'not begun']
+    assert not (toy / 'work_dirs').exists(), 'it writes nothing'
+
+
+def test_mistakes_end_with_a_message(toy, monkeypatch):
+    (toy / 'other').mkdir()
+    with pytest.raises(SystemExit, match='no such config file: nowhere.py'):
+        call(monkeypatch, 'nowhere.py')
+    with pytest.raises(SystemExit, match='of the same name would share a folder: good, good'):
+        call(monkeypatch, 'good.py', 'other/good.py')
+    with pytest.raises(SystemExit, match='chosen on the data that the winner is tested on'):
+        call(monkeypatch, 'good.py', '--search-options', 'val_dataloader.dataset.held=True')
+    with pytest.raises(SystemExit, match='2'):
+        call(monkeypatch, 'good.py', '--seeds', '0')
+    monkeypatch.setitem(sys.modules, 'ray', None)  # not installed
+    with pytest.raises(SystemExit, match="(?s)needs Ray Tune.*pip install 'ray"):
+        call(monkeypatch, 'good.py')
