@@ -87,7 +87,7 @@ def test_fgvc_has_no_groups(tmp_path):
         write(tmp_path, task, [80. + i], method='VPT-Deep', seeds=1)
     measured, paper = read([tmp_path])
     assert (measured['mean'], measured['source'], paper['mean'], paper['method']) == (
-        '82.0', 'measured, 1 seeds', '89.7', 'VPT-Deep')
+        '82.0', 'measured, 1 seed', '89.7', 'VPT-Deep')
 
 
 def test_other_tasks_and_labels(tmp_path):

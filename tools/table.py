@@ -104,7 +104,7 @@ def measured_row(label: str, tasks: Dict[str, dict], layout: Layout) -> List[str
     parameters = f'{mean(counts):.3f}' + (f' ({len(counts)} of {total} tasks)' if len(counts) < total else '') \
         if counts else MISSING
     seeds = sorted({len(values) for values in scores.values()})
-    source = 'measured, ' + (f'{"-".join(map(str, seeds))} seeds' if seeds else 'no seed finished')
+    source = 'measured, ' + (f'{"-".join(map(str, seeds))} seed{"s" * (seeds != [1])}' if seeds else 'no seed finished')
     return [label, source, parameters, *cells, show(average(means))]
 
 
