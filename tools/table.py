@@ -15,17 +15,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, List, NamedTuple, Optional
 
+from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
+from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS
 from mmprovpt.utils.preflight import ConfigError
 from mmprovpt.utils.setup import user_errors
 
-# Tasks in the paper's order and groups; the names are those of the prepared folders.
+# Tasks in the paper's order and groups.
 BENCHMARKS: Dict[str, Dict[str, List[str]]] = {
-    'VTAB-1k': dict(
-        Natural=['cifar', 'caltech101', 'dtd', 'oxford_flowers102', 'oxford_iiit_pet', 'svhn', 'sun397'],
-        Specialized=['patch_camelyon', 'eurosat', 'resisc45', 'diabetic_retinopathy'],
-        Structured=['clevr_count', 'clevr_dist', 'dmlab', 'kitti', 'dsprites_loc', 'dsprites_ori', 'smallnorb_azi',
-                    'smallnorb_ele']),
-    'FGVC': {'': ['cub', 'nabirds', 'flowers', 'dogs', 'cars']},
+    'VTAB-1k': {group: [task.name for task in TASKS if task.group == group] for group in GROUPS},
+    'FGVC': {'': list(FGVC_TASKS)},
 }
 PAPER = Path(__file__).with_name('paper_results.json')
 MISSING = '-'
