@@ -76,6 +76,7 @@ def through_timm(case, path, img_size):
 def through_config(name, case, checkpoint, **overrides):
     """The classifier of the config without a head, its backbone small but otherwise as it is."""
     cfg = Config.fromfile(ROOT / f'configs/_base_/backbones/{name}.py').model
+    cfg.pop('head')
     cfg.backbone.update(arch=case.arch, prompts=dict(type='StaticPrompts', num_tokens=0), **overrides)
     cfg.backbone.init_cfg.checkpoint = str(checkpoint)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -158,6 +159,7 @@ def test_timm_config_reads_the_published_file(tmp_path):
     case = CASES['vit_b16_in21k']
     path, original = write(case, tmp_path)
     cfg = Config.fromfile(ROOT / 'configs/_base_/backbones/timm_vit_b16_in21k.py').model
+    cfg.pop('head')
     cfg.backbone.update(VIT, prompts=dict(type='StaticPrompts', num_tokens=0), checkpoint_path=path)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg)

@@ -1,0 +1,24 @@
+# VPT-Deep (001, Tab. i): SGD, 100 epochs, 10 of warm-up, then cosine.
+default_scope = 'mmpretrain'
+
+# lr = base * batch size / 256. No paper says which base and weight decay won the grid of a task, which
+# tools/sweep.py repeats. Until then these, in the middle of the grid: base 2.5, weight decay 0.0001.
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=2.5 * 64 / 256, momentum=0.9, weight_decay=0.0001))
+auto_scale_lr = dict(base_batch_size=64)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=10, end=100, convert_to_iter_based=True)
+]
+# Only the end is evaluated: most test sets are many times larger than the 1000 training images.
+train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=100)
+val_cfg = dict()
+test_cfg = dict()
+val_evaluator = dict(type='Accuracy', topk=1)
+test_evaluator = val_evaluator
+
+default_hooks = dict(
+    # The frozen weights stay out of checkpoints (docs/small_checkpoints.md).
+    checkpoint=dict(type='mmprovpt.PromptCheckpointHook', interval=10, max_keep_ckpts=1),
+    visualization=dict(type='VisualizationHook', enable=False))  # tools/test.py --show-dir
+visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+randomness = dict(seed=0)

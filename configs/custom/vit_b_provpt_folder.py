@@ -1,0 +1,7 @@
+# PRO-VPT on an image folder of your own: docs/custom_data.md.
+_base_ = [
+    '../_base_/backbones/vit_b16_in21k.py', '../_base_/datasets/image_folder.py', '../_base_/methods/provpt.py'
+]
+model = dict(backbone=dict(prompts=dict(type='StaticPrompts', num_tokens=10)))
+# Refuses folders whose number of classes is not the head's.
+default_hooks = dict(classes=dict(type='ClassNumCheckHook'))

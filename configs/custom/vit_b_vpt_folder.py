@@ -1,0 +1,6 @@
+# VPT-Deep on an image folder of your own: as its PRO-VPT twin, but prompts stay, and the learning rate falls.
+_base_ = [
+    '../_base_/backbones/vit_b16_in21k.py', '../_base_/datasets/image_folder.py', '../_base_/methods/vpt.py'
+]
+model = dict(backbone=dict(prompts=dict(type='StaticPrompts', num_tokens=10)))
+default_hooks = dict(classes=dict(type='ClassNumCheckHook'))

@@ -1,0 +1,51 @@
+"""How many numbers a run trains."""
+from typing import Optional
+
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from mmprovpt.prompts import PromptPool
+from mmprovpt.relocation import ALLOCATORS, build
+from mmprovpt.relocation.allocator import Allocator
+
+
+def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> int:
+    """Parameters that need gradients, of prompts those that a block owns, and the policy's networks (001, Tab. 1 to 3).
+
+    Args:
+        model: Any model, with or without prompts; may be wrapped for distributed training.
+        allocator: Whose networks are trained beside it, e.g. ``hook.relocator.allocator``: 13,901 numbers for PPO at 12
+            blocks, none for bandits.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    for pool in (module for module in model.modules() if isinstance(module, PromptPool)):
+        count += pool.num_active - pool.tokens.numel()
+    networks = [value for value in vars(allocator).values() if isinstance(value, nn.Module)] if allocator else []
+    return count + sum(parameter.numel() for network in networks for parameter in network.parameters())
+
+
+def count_config(cfg: Config) -> int:
+    """``count_trainable`` of what a config builds, policy included, without initialising or loading the weights."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')), _Uninitialised():
+        model = MODELS.build(cfg.model)
+    hooks = [hook for hook in cfg.get('custom_hooks') or []
+             if str(hook.get('type')).split('.')[-1] == 'PromptRelocationHook']
+    if not hooks:
+        return count_trainable(model)
+    pool = next(module for module in model.modules() if isinstance(module, PromptPool))
+    allocator = hooks[0].get('allocator', dict(type='PPOAllocator'))
+    return count_trainable(model, build(allocator, ALLOCATORS, num_blocks=pool.num_blocks, seed=0))
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leave out all of torch.nn.init, which takes most of the time and of the memory that building a model takes."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, '__module__', None) == 'torch.nn.init':
+            return kwargs['tensor'] if 'tensor' in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Count what configs train: prompts that a block owns, neck and head, and the networks of the relocation's policy.
+
+    python tools/analysis_tools/count_parameters.py configs/vtab1k/vit_b_provpt_*.py
+
+Nothing is trained, and no data or weights are needed.
+"""
+import argparse
+import logging
+from statistics import mean
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+
+from mmprovpt.utils.parameters import count_config
+from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.setup import user_errors
+
+
+@user_errors()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in tools/train.py')
+    args = parser.parse_args()
+    MMLogger.get_instance('mmengine', log_level=logging.WARNING)  # what every built backbone says
+    counts = []
+    for path in args.configs:
+        try:
+            cfg = Config.fromfile(path)
+        except FileNotFoundError as error:
+            raise ConfigError(f'no such config file: {path}') from error
+        cfg.merge_from_dict(args.cfg_options or {})
+        counts.append(count_config(cfg))
+        print(f'{counts[-1]:>12,}  {path}')
+    print(f'{mean(counts):>12,.0f}  mean of {len(counts)}')
+
+
+if __name__ == '__main__':
+    main()
