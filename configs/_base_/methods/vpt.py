@@ -19,6 +19,6 @@ test_evaluator = val_evaluator
 default_hooks = dict(
     # The frozen weights stay out of checkpoints (docs/small_checkpoints.md).
     checkpoint=dict(type='mmprovpt.PromptCheckpointHook', interval=10, max_keep_ckpts=1),
-    visualization=dict(type='VisualizationHook', enable=False))  # tools/test.py --show-dir
+    visualization=dict(type='VisualizationHook', interval=1, enable=False))  # tools/test.py --show-dir
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 randomness = dict(seed=0)

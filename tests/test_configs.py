@@ -1,0 +1,271 @@
+"""The configs of VTAB-1k, FGVC and image folders: what they say, what they count, and that they train."""
+import functools
+import json
+import math
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.hooks import Hook
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmprovpt.datasets.write_vtab1k import write_task
+from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
+from mmprovpt.utils.parameters import count_config, count_trainable
+
+ROOT = Path(__file__).parents[1]
+METHODS = ('vpt', 'provpt')
+# Classes and prompts per block (VPT's, which PRO-VPT takes over).
+TASKS = {
+    'vtab1k': dict(
+        cifar=(100, 10), caltech101=(102, 10), dtd=(47, 10), oxford_flowers102=(102, 1), oxford_iiit_pet=(37, 1),
+        svhn=(10, 50), sun397=(397, 5), patch_camelyon=(2, 100), eurosat=(10, 100), resisc45=(45, 10),
+        diabetic_retinopathy=(5, 1), clevr_count=(8, 50), clevr_dist=(6, 200), dmlab=(6, 100), kitti=(4, 50),
+        dsprites_loc=(16, 10), dsprites_ori=(16, 50), smallnorb_azi=(18, 200), smallnorb_ele=(9, 200)),
+    'fgvc': dict(cub=(200, 10), nabirds=(555, 50), flowers=(102, 5), dogs=(120, 100), cars=(196, 200)),
+}
+CASES = [(benchmark, task) for benchmark, tasks in TASKS.items() for task in tasks]
+POLICY = 13901  # PPO at 12 blocks: 7,308 of the actor, 6,593 of the critic
+INCEPTION = [[127.5] * 3] * 2
+IMAGENET = [[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]
+# Name: width of its features, blocks, normalisation of its pre-training.
+BACKBONES = dict(
+    vit_b16_in21k=(768, 12, INCEPTION), vit_l16_in21k=(1024, 24, INCEPTION), vit_h14_in21k=(1280, 32, INCEPTION),
+    vit_b16_mae=(768, 12, IMAGENET), vit_b16_mocov3=(768, 12, IMAGENET), vit_b14_dinov2=(768, 12, IMAGENET),
+    swin_b_in21k=(1024, 24, IMAGENET))
+
+
+@functools.lru_cache(None)
+def parse(name):
+    return Config.fromfile(ROOT / 'configs' / name).to_dict()
+
+
+def config(benchmark, method, task):
+    return Config(parse(f'{benchmark}/vit_b_{method}_{task}.py'))
+
+
+def differences(a, b, path=''):
+    """Dotted keys whose values differ; lists as a whole."""
+    a, b = (value.to_dict() if isinstance(value, Config) else value for value in (a, b))
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return set() if a == b else {path}
+    return set().union(*(differences(a.get(key), b.get(key), f'{path}.{key}'.strip('.')) for key in {*a, *b}))
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(cfg.model)
+
+
+def small_backbone(cfg):
+    """Three narrow blocks with 16 patches, without a checkpoint."""
+    cfg.model.backbone.update(init_cfg=None, patch_size=56, arch=dict(
+        embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=24))
+    cfg.model.head.in_channels = 24
+    return cfg
+
+
+def test_no_config_is_missing_or_unknown():
+    for benchmark, tasks in TASKS.items():
+        files = {path.name for path in (ROOT / 'configs' / benchmark).glob('vit_b_*.py')}
+        assert files == {f'vit_b_{method}_{task}.py' for method in METHODS for task in tasks}
+
+
+@pytest.mark.parametrize('benchmark, task', CASES)
+def test_task(benchmark, task):
+    classes, prompts = TASKS[benchmark][task]
+    vpt, provpt = (config(benchmark, method, task) for method in METHODS)
+    assert differences(vpt, provpt) == {'param_scheduler', 'custom_hooks'}
+    first = config(benchmark, 'vpt', next(iter(TASKS[benchmark])))
+    assert differences(vpt, first) <= {
+        'model.backbone.prompts.num_tokens', 'model.head.num_classes', 'train_dataloader.dataset.task',
+        'val_dataloader.dataset.task', 'test_dataloader.dataset.task'}
+    assert (vpt.model.head.num_classes, vpt.model.backbone.prompts.num_tokens) == (classes, prompts)
+    splits = dict(vtab1k=('train800val200', 'test', 'test'), fgvc=('trainval', 'test', 'test'))[benchmark]
+    for phase, split in zip(('train', 'val', 'test'), splits):
+        dataset = vpt[f'{phase}_dataloader'].dataset
+        assert (dataset.task, dataset.split) == (task, split)
+    # Whoever enters a winner also sets the optimizer; this test is then the place to say so.
+    assert vpt.grid_winner is None and 'grid_winner' in vpt
+    assert vpt.optim_wrapper.optimizer == dict(type='SGD', lr=0.625, momentum=0.9, weight_decay=0.0001)
+
+
+@pytest.mark.parametrize('benchmark, vpt, provpt', [('vtab1k', 0.600, 0.614), ('fgvc', 0.853, 0.867)])
+def test_parameters_are_the_papers(benchmark, vpt, provpt):
+    """001, Tab. 1 and 2 print 0.60 / 0.61 and 0.85 / 0.86."""
+    tasks = TASKS[benchmark].items()
+    counts = {method: [count_config(config(benchmark, method, task)) for task, _ in tasks] for method in METHODS}
+    expected = [769 * classes + 12 * 768 * prompts for _, (classes, prompts) in tasks]
+    assert counts['vpt'] == expected
+    assert counts['provpt'] == [count + POLICY for count in expected]
+    assert [round(float(np.mean(counts[method])) / 1e6, 3) for method in METHODS] == [vpt, provpt]
+
+
+def test_parameters_of_one_task():
+    """001, Tab. 3, SVHN: 0.468 and 0.482; and a model that was really initialised counts the same."""
+    assert [round(count_config(config('vtab1k', method, 'svhn')) / 1e6, 3) for method in METHODS] == [0.468, 0.482]
+    cfg = small_backbone(config('vtab1k', 'provpt', 'svhn'))
+    model = build(cfg)
+    model.init_weights()
+    head = 25 * 10
+    assert count_trainable(model) == 3 * 50 * 24 + head
+    assert count_trainable(model, ThompsonAllocator(num_blocks=3, seed=0)) == 3 * 50 * 24 + head
+    policy = (9 * 64 + 64) + (64 * 64 + 64) + (64 * 3 + 3) + (9 * 64 + 64) + (64 * 64 + 64) + 65
+    assert count_trainable(model, PPOAllocator(num_blocks=3, seed=0)) == 3 * 50 * 24 + head + policy
+    assert count_config(cfg) == 3 * 50 * 24 + head + policy
+    model.backbone.prompts.relocate(7, -1)  # taken out: no block reads it
+    assert count_trainable(model) == (3 * 50 - 1) * 24 + head
+
+
+@pytest.mark.parametrize('benchmark', TASKS)
+def test_schedules(benchmark):
+    """Learning rates of 100 epochs of 3 iterations."""
+    rates = {}
+    for method in METHODS:
+        cfg = config(benchmark, method, next(iter(TASKS[benchmark])))
+        assert cfg.train_cfg.max_epochs == 100 and cfg.train_dataloader.batch_size == 64
+        assert cfg.auto_scale_lr.base_batch_size == 64 and cfg.randomness.seed == 0
+        optim = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
+        schedulers = [PARAM_SCHEDULERS.build(dict(scheduler), default_args=dict(optimizer=optim, epoch_length=3))
+                      for scheduler in cfg.param_scheduler]
+        rates[method] = []
+        for _ in range(300):
+            rates[method].append(optim.param_groups[0]['lr'])
+            optim.update_params(torch.nn.Linear(1, 1)(torch.ones(1)).sum())
+            for scheduler in schedulers:
+                scheduler.step()
+    base = 2.5 * 64 / 256
+    assert rates['provpt'] == [base] * 300
+    vpt = np.array(rates['vpt']) / base
+    np.testing.assert_allclose(vpt[:30], np.linspace(0.001, 1, 30))
+    np.testing.assert_allclose(vpt[30:], [(1 + math.cos(math.pi * step / 270)) / 2 for step in range(270)], atol=1e-9)
+
+
+def test_relocation_is_the_papers():
+    hook, = config('vtab1k', 'provpt', 'cifar').custom_hooks
+    assert hook == dict(
+        type='mmprovpt.PromptRelocationHook', interval=1, by_epoch=True,
+        pruner=dict(type='IdlenessPruner', criterion='taylor'), allocator=dict(type='PPOAllocator'))
+    cfg = config('vtab1k', 'vpt', 'diabetic_retinopathy')
+    assert build(small_backbone(cfg)).backbone.prompts.dropout == 0.1 and 'custom_hooks' not in cfg
+
+
+@pytest.fixture(scope='module')
+def image(tmp_path_factory):
+    """A file, and its (H, W, 3) RGB pixels: smooth, so that interpolations agree, and no side alike."""
+    y, x = np.mgrid[:320, :640] / 640
+    pixels = (255 * np.stack([x, y * 2, (x + y) / 2], -1)).astype(np.uint8)
+    path = tmp_path_factory.mktemp('images') / 'x.png'
+    Image.fromarray(pixels).save(path)
+    return str(path), pixels
+
+
+def through(pipeline, path):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        import mmpretrain.datasets  # noqa: F401  registers the transforms
+        return Compose(pipeline)(dict(img_path=path, gt_label=0))
+
+
+@pytest.mark.parametrize('phase', ['train', 'val', 'test'])
+def test_vtab_resizes_only(image, phase):
+    path, pixels = image
+    cfg = small_backbone(config('vtab1k', 'provpt', 'kitti'))
+    data = through(cfg[f'{phase}_dataloader'].dataset.pipeline, path)
+    batch = dict(inputs=data['inputs'][None], data_samples=[data['data_samples']])
+    inputs = build(cfg).data_preprocessor(batch)['inputs']
+    expected = cv2.resize(pixels, (224, 224)).transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    np.testing.assert_allclose(inputs[0].numpy(), expected, atol=1e-5)
+
+
+def test_fgvc_crops(image):
+    path, pixels = image
+    cfg = config('fgvc', 'provpt', 'cub')
+    resized = np.asarray(Image.fromarray(pixels).resize((512, 256), Image.BILINEAR))
+    expected = resized[16:240, 144:368, ::-1].transpose(2, 0, 1)  # BGR until the model's preprocessor
+    for phase in ('val', 'test'):
+        inputs = through(cfg[f'{phase}_dataloader'].dataset.pipeline, path)['inputs'].numpy()
+        np.testing.assert_allclose(inputs.astype(int), expected, atol=1)
+    np.random.seed(0)
+    crops = [through(cfg.train_dataloader.dataset.pipeline, path)['inputs'].float() for _ in range(40)]
+    assert {tuple(crop.shape) for crop in crops} == {(3, 224, 224)}
+    # Red grows from left to right in the file: by how much is the crop's width, the sign is the flip.
+    slopes = torch.stack([crop[2, :, -1].mean() - crop[2, :, 0].mean() for crop in crops])
+    assert 8 <= (slopes < 0).sum() <= 32
+    widths = slopes.abs() / 255
+    assert widths.max() > 0.4 and widths.min() < 0.25 and len(set(widths.tolist())) > 20
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_other_backbones(name, tmp_path):
+    """The line of docs/classification.md: exchange the first base."""
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    task = (tmp_path / 'configs/vtab1k/vit_b_provpt_cifar.py').read_text()
+    path = tmp_path / 'configs/vtab1k/other_provpt_cifar.py'
+    path.write_text(task.replace('vit_b16_in21k', name))
+    cfg = Config.fromfile(path)
+    width, blocks, normalisation = BACKBONES[name]
+    assert cfg.model.backbone.init_cfg.checkpoint == f'checkpoints/{name}.pth'
+    assert [cfg.model.data_preprocessor[key] for key in ('mean', 'std')] == normalisation
+    assert cfg.model.data_preprocessor.to_rgb and cfg.model.head.in_channels == width
+    widths = [width] * blocks
+    if name == 'swin_b_in21k':
+        widths = [128] * 2 + [256] * 2 + [512] * 18 + [1024] * 2
+        assert not differences(cfg, parse('vtab1k/swin_b_provpt_cifar.py'))
+    policy = (3 * blocks * 64 + 64 + 64 * 64 + 64) * 2 + 65 * blocks + 65
+    assert count_config(cfg) == 10 * sum(widths) + 100 * (width + 1) + policy
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """A task in the benchmark's layout and size, its images small and their class their grey value."""
+    def samples(count):
+        return lambda: ((np.full((6, 9), 60 * (i % 4) + i % 50, np.uint8), i % 4) for i in range(count))
+
+    folder = tmp_path_factory.mktemp('vtab')
+    write_task(folder / 'mine', dict(train800=samples(800), val200=samples(200), test=samples(40)), 4)
+    return folder
+
+
+class Snapshot(Hook):
+    """Keep the weights that training starts from."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def before_train(self, runner):
+        self.weights.update({name: value.clone() for name, value in runner.model.state_dict().items()})
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_trains_to_the_end(method, root, tmp_path):
+    cfg = small_backbone(config('vtab1k', method, 'kitti'))
+    assert cfg.model.head.num_classes == 4
+    for phase in ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'].update(num_workers=0, persistent_workers=False)
+        cfg[f'{phase}_dataloader'].dataset.update(data_root=str(root), task='mine', num_classes=4)
+    cfg.train_cfg.max_epochs = 2
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), f'configs_{method}'
+    before = {}
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Snapshot(before))
+    runner.train()
+    assert runner.iter == 2 * 16
+    after = runner.model.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} - {'backbone.prompts.block_index'} \
+        == {'backbone.prompts.tokens', 'head.fc.weight', 'head.fc.bias'}
+    log, = tmp_path.glob('*/vis_data/scalars.json')
+    scores = [row for row in map(json.loads, log.read_text().splitlines()) if 'accuracy/top1' in row]
+    assert len(scores) == 1 and 0 <= scores[0]['accuracy/top1'] <= 100  # at the end, and only there
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
+    assert 'backbone.prompts.tokens' in saved and 'backbone.patch_embed.projection.weight' not in saved
+    periods = [path.read_text().splitlines() for path in tmp_path.glob('*/relocations.jsonl')]
+    assert [len(rows) for rows in periods] == ([2] if method == 'provpt' else [])
