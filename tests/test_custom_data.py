@@ -88,12 +88,14 @@ def test_the_page(project, monkeypatch):
     scope = {}
     with contextlib.redirect_stdout(printed):
         exec(INFERENCE, scope)  # noqa: S102
-    name, score = printed.getvalue().split()[-2:]
-    assert name in CLASSES and 1 / 3 <= float(score) <= 1
+    result = scope['result']
+    assert printed.getvalue().endswith(f'{result["pred_class"]} {result["pred_score"]}\n')  # after a progress bar
+    assert result['pred_class'] == CLASSES[result['pred_scores'].argmax()]
+    assert result['pred_score'] == result['pred_scores'].max() and result['pred_scores'].shape == (3,)
     # The classifier that was trained, not another: what the exported ones say is the same.
     for other in ('pets.pth', 'pets_full.pth'):
         again = scope['ImageClassificationInferencer']('pets.py', pretrained=other)('data/pets/val/cat/0.png')[0]
-        np.testing.assert_allclose(again['pred_scores'], scope['result']['pred_scores'], rtol=1e-5)
+        np.testing.assert_allclose(again['pred_scores'], result['pred_scores'], rtol=1e-5)
 
 
 @pytest.mark.parametrize('folders, renamed, message', [
