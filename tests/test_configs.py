@@ -13,10 +13,12 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
+from mmprovpt.datasets.vtab1k_tasks import BY_NAME
 from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
 from mmprovpt.utils.parameters import count_config, count_trainable
@@ -77,6 +79,9 @@ def test_no_config_is_missing_or_unknown():
     for benchmark, tasks in TASKS.items():
         files = {path.name for path in (ROOT / 'configs' / benchmark).glob('vit_b_*.py')}
         assert files == {f'vit_b_{method}_{task}.py' for method in METHODS for task in tasks}
+    for benchmark, known in (('vtab1k', BY_NAME), ('fgvc', FGVC_TASKS)):
+        assert {task: entry.num_classes for task, entry in known.items()} \
+            == {task: classes for task, (classes, _) in TASKS[benchmark].items()}
 
 
 @pytest.mark.parametrize('benchmark, task', CASES)
@@ -93,6 +98,8 @@ def test_task(benchmark, task):
     for phase, split in zip(('train', 'val', 'test'), splits):
         dataset = vpt[f'{phase}_dataloader'].dataset
         assert (dataset.task, dataset.split) == (task, split)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            assert DATASETS.build(dict(dataset, lazy_init=True)).num_classes == classes
     # Whoever enters a winner also sets the optimizer; this test is then the place to say so.
     assert vpt.grid_winner is None and 'grid_winner' in vpt
     assert vpt.optim_wrapper.optimizer == dict(type='SGD', lr=0.625, momentum=0.9, weight_decay=0.0001)
@@ -230,7 +237,8 @@ def root(tmp_path_factory):
         return lambda: ((np.full((6, 9), 60 * (i % 4) + i % 50, np.uint8), i % 4) for i in range(count))
 
     folder = tmp_path_factory.mktemp('vtab')
-    write_task(folder / 'mine', dict(train800=samples(800), val200=samples(200), test=samples(40)), 4)
+    sizes = dict(train800=800, val200=200, test=40)
+    write_task(folder / 'mine', {split: samples(size) for split, size in sizes.items()}, sizes, 4)
     return folder
 
 

@@ -11,11 +11,9 @@ from typing import Callable, List, Optional
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
-from torch import nn
 
 from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.utils.parameters import count_trainable
 from mmprovpt.utils.preflight import ConfigError
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
@@ -117,22 +115,10 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
+    allocator = next((hook.relocator.allocator for hook in runner.hooks if getattr(hook, 'relocator', None)), None)
     pools = [module for module in runner.model.modules() if isinstance(module, PromptPool)]
-    return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trained(runner),
+    return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
                 distribution=pools[0].distribution.tolist() if pools else None)
-
-
-def count_trained(runner: Runner) -> int:
-    """Trained parameters: of prompts the active ones, and the networks of the relocation's policy with them."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    for pool in (module for module in model.modules() if isinstance(module, PromptPool)):
-        count += pool.num_active - pool.tokens.numel()
-    for hook in runner.hooks:
-        allocator = getattr(getattr(hook, 'relocator', None), 'allocator', None)
-        networks = [value for value in vars(allocator).values() if isinstance(value, nn.Module)] if allocator else []
-        count += sum(parameter.numel() for network in networks for parameter in network.parameters())
-    return int(count)
 
 
 def score_of(metrics: dict, metric: str) -> float:
