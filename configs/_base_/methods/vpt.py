@@ -1,8 +1,8 @@
 # VPT-Deep (001, Tab. i): SGD, 100 epochs, 10 of warm-up, then cosine.
 default_scope = 'mmpretrain'
 
-# lr = base * batch size / 256. Which base and weight decay won the grid of a task is not published; tools/sweep.py finds
-# out. Until then base 2.5 and weight decay 0.0001 (why: docs/classification.md).
+# lr = base * batch size / 256. Which base and weight decay won the grid of a task is not published; tools/sweep.py
+# finds out. Until then base 2.5 and weight decay 0.0001 (why: docs/classification.md).
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=2.5 * 64 / 256, momentum=0.9, weight_decay=0.0001))
 auto_scale_lr = dict(base_batch_size=64)
 param_scheduler = [
