@@ -22,7 +22,9 @@ from mmprovpt.utils.preflight import ConfigError
 @pytest.fixture
 def task(tmp_path):
     """A task of VTAB-1k as far as a sweep looks at it."""
-    (tmp_path / 'data').mkdir()
+    for split in ('train800', 'val200', 'train800val200', 'test'):
+        (tmp_path / 'data' / 'svhn').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'data' / 'svhn' / f'{split}.txt').write_text('images/0.png 0\n')
     loader = f"dict(batch_size=64, dataset=dict(type='mmprovpt.VTAB1k', task='svhn', data_root='{tmp_path}/data', "
     (tmp_path / 'task.py').write_text(f"""
 model = dict(backbone=dict(prompts=dict(num_tokens=50)))
@@ -72,12 +74,16 @@ def test_winner_is_trained_on_all_and_tested(task, tmp_path):
 
 
 def test_splits_of_other_data(task, tmp_path):
-    task.train_dataloader.dataset.type = 'FGVC'
+    (tmp_path / 'data' / 'CUB_200_2011').mkdir()
+    datasets = [task[f'{phase}_dataloader'].dataset for phase in ('train', 'val', 'test')]
+    for dataset in datasets:
+        dataset.update(type='FGVC', task='cub')
     trial = search_trials(task, tmp_path, [1], [0], {'train_dataloader.dataset.split': 'mine'})[0]
     assert (trial.cfg.train_dataloader.dataset.split, trial.cfg.val_dataloader.dataset.split) == ('mine', 'val')
     trial = final_trials(task, tmp_path, 1, 0, 1)[0]
     assert (trial.cfg.train_dataloader.dataset.split, trial.cfg.test_dataloader.dataset.split) == ('trainval', 'test')
-    task.train_dataloader.dataset.type = 'CustomDataset'  # the config's own
+    for dataset in datasets:
+        dataset.type = 'CustomDataset'  # the config's own
     trial = search_trials(task, tmp_path, [1], [0])[0]
     assert trial.cfg.train_dataloader.dataset.split == 'train800val200'
 
