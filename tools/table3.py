@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mmprovpt.hooks.find import find_pool
 from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.utils.setup import read_config, user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',
@@ -36,10 +36,7 @@ def read_task(path: str, options: Optional[dict] = None) -> Config:
     Raises:
         ConfigError: There is no such file, or it has no prompts or not one hook.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f'no such config file: {path} (looked for: {Path(path).absolute()})')
-    cfg = Config.fromfile(path)
-    cfg.merge_from_dict(options or {})
+    cfg = read_config(path, options)
     if find_prompts(cfg.model) is None or find_hook(cfg) is None:
         raise ConfigError(f'{path} must be a PRO-VPT config: with prompts=dict(...) in its model and one {HOOK} among '
                           'its custom_hooks')

@@ -5,6 +5,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from mmengine.config import Config
 
 from mmprovpt.utils.preflight import ConfigError, check_config
+from mmprovpt.utils.setup import read_config
 
 from .trial import read_result, state_of
 
@@ -47,10 +48,7 @@ def read_task(path: str, options: Optional[dict] = None) -> Config:
     Raises:
         ConfigError: There is no such file, or it lacks what a sweep changes or measures.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f'no such config file: {path} (looked for: {Path(path).absolute()})')
-    cfg = Config.fromfile(path)
-    cfg.merge_from_dict(options or {})
+    cfg = read_config(path, options)
     for key in ('optim_wrapper.optimizer', 'train_dataloader.batch_size', 'train_dataloader.dataset',
                 'val_dataloader.dataset', 'val_evaluator', 'test_dataloader.dataset', 'test_evaluator'):
         node = cfg

@@ -8,6 +8,7 @@ import shutil
 import sys
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Optional
 
 import torch
 from mmengine.config import Config, DictAction
@@ -31,16 +32,26 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def read_config(path, options: Optional[dict] = None) -> Config:
+    """A config file, with overrides (keys with dots).
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if not osp.isfile(path):
+        raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options or {})
+    return cfg
+
+
 def load_config(args) -> Config:
     """The config with command-line overrides.
 
     Its work_dir is --work-dir, or else its own, or else work_dirs/<name of the file>.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise ConfigError(
-            f'no such config file: {args.config} (looked for: {osp.abspath(args.config)})')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)

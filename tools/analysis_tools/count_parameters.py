@@ -9,12 +9,11 @@ import argparse
 import logging
 from statistics import mean
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from mmprovpt.utils.parameters import count_config
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.utils.setup import read_config, user_errors
 
 
 @user_errors()
@@ -26,12 +25,7 @@ def main():
     MMLogger.get_instance('mmengine', log_level=logging.WARNING)  # what every built backbone says
     counts = []
     for path in args.configs:
-        try:
-            cfg = Config.fromfile(path)
-        except FileNotFoundError as error:
-            raise ConfigError(f'no such config file: {path}') from error
-        cfg.merge_from_dict(args.cfg_options or {})
-        counts.append(count_config(cfg))
+        counts.append(count_config(read_config(path, args.cfg_options)))
         print(f'{counts[-1]:>12,}  {path}')
     print(f'{mean(counts):>12,.0f}  mean of {len(counts)}')
 
