@@ -80,6 +80,11 @@ def test_real_sweep_of_a_config_that_works_and_one_that_fails(toy, monkeypatch, 
     capsys.readouterr()
     call(monkeypatch, 'good.py', '--base-lrs', '10', '1', '--weight-decays', '0', '--metric', 'number', '--dry-run')
     assert [row[5] for row in rows(capsys.readouterr().out)[1:]] == ['finished', 'not begun']
+    call(monkeypatch, 'good.py', '--no-grid', '--seeds', '2', '--dry-run')
+    assert capsys.readouterr().out == 'work_dirs/sweep/good: 2 seeds, no grid\n'
+    call(monkeypatch, 'good.py', '--no-grid', '--seeds', '1', '--metric', 'number', '--cfg-options',
+         f'optim_wrapper.optimizer.lr={10 * 2 / 256}', 'optim_wrapper.optimizer.weight_decay=0.0')
+    assert json.loads((folder / 'summary.json').read_text())['search'] == [], 'the seeds are those of the winner'
     with pytest.raises(SystemExit, match='1 of 1 sweeps are incomplete'):
         call(monkeypatch, 'good.py', *command, '--cfg-options', 'train_cfg.max_epochs=3')
     assert 'holds a run of another config' in capsys.readouterr().err

@@ -28,6 +28,7 @@ from mmprovpt.sweep import (
     choose_winner,
     final_trials,
     give_up,
+    own_rates,
     read_result,
     read_task,
     search_trials,
@@ -139,11 +140,15 @@ def sweep(config: str, args: argparse.Namespace) -> None:
         ConfigError: No trial of the grid is finished, or a seed of the winner is not.
     """
     task, search, folder = plan(config, args)
-    run_trials(search, f'{folder.name}, grid', args)
-    print(trial_table(search))
-    winner = choose_winner(search)
-    final = final_trials(task, folder, winner.base_lr, winner.weight_decay, args.seeds, args.final_options)
-    print(f'winner: {winner.name}; trained anew with {args.seeds} seeds')
+    if args.no_grid:
+        base_lr, weight_decay = own_rates(task)
+    else:
+        run_trials(search, f'{folder.name}, grid', args)
+        print(trial_table(search))
+        winner = choose_winner(search)
+        base_lr, weight_decay = winner.base_lr, winner.weight_decay
+        print(f'winner: {winner.name}; trained anew with {args.seeds} seeds')
+    final = final_trials(task, folder, base_lr, weight_decay, args.seeds, args.final_options)
     run_trials(final, f'{folder.name}, seeds', args)
     summary = summarise(task, folder.name, args.metric, search, final)
     (folder / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
@@ -158,9 +163,13 @@ def plan(config: str, args: argparse.Namespace):
     """Task, trials of the grid and folder, with all that can be known to fail checked."""
     task = read_task(config, args.cfg_options)
     folder = args.work_dir / Path(config).stem
-    search = search_trials(task, folder, args.base_lrs, args.weight_decays, args.search_options)
     # Which wins does not change the data, so mistakes in the second phase show before the first.
-    check_phases(search[0], final_trials(task, folder, 1., 0., 1, args.final_options)[0])
+    final = final_trials(task, folder, 1., 0., 1, args.final_options)
+    if args.no_grid:
+        own_rates(task)
+        return task, [], folder
+    search = search_trials(task, folder, args.base_lrs, args.weight_decays, args.search_options)
+    check_phases(search[0], final[0])
     return task, search, folder
 
 
@@ -182,6 +191,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='lr = base * batch size / 256; default: ' + ' '.join(f'{lr:g}' for lr in BASE_LRS))
     parser.add_argument('--weight-decays', type=float, nargs='+', default=WEIGHT_DECAYS, metavar='WD',
                         help='default: ' + ' '.join(f'{decay:g}' for decay in WEIGHT_DECAYS))
+    parser.add_argument('--no-grid', action='store_true',
+                        help='only the seeds, with the learning rate and weight decay that the config has')
     parser.add_argument('--metric', default='accuracy/top1', help='higher is better; default: accuracy/top1')
     for phase, of in (('search', 'the grid'), ('final', 'the winner'), ('cfg', 'all')):
         parser.add_argument(f'--{phase}-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -208,7 +219,8 @@ def main():
     plans = [plan(config, args) for config in args.configs]
     if args.dry_run:
         for _, search, folder in plans:
-            print(f'{folder}: {len(search)} trials, then {args.seeds} seeds\n{trial_table(search)}')
+            print(f'{folder}: {len(search)} trials, then {args.seeds} seeds\n{trial_table(search)}' if search else
+                  f'{folder}: {args.seeds} seeds, no grid')
         return
     args.resources = None  # of a trial; Ray starts when there is something to run
     failures = []

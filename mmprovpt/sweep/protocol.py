@@ -127,6 +127,18 @@ def _trial(task: Config, folder: Path, phase: str, base_lr: float, weight_decay:
     return Trial(folder, phase, base_lr, weight_decay, cfg)
 
 
+def own_rates(task: Config) -> Tuple[float, float]:
+    """The config's own learning rate at 256 images, and its weight decay.
+
+    Raises:
+        ConfigError: It gives no learning rate.
+    """
+    optimizer = task.optim_wrapper.optimizer
+    if 'lr' not in optimizer:
+        raise ConfigError('without a grid the config must give optim_wrapper.optimizer.lr')
+    return optimizer.lr * 256 / task.train_dataloader.batch_size, optimizer.get('weight_decay', 0.)
+
+
 def check_phases(search: Trial, final: Trial) -> None:
     """Refuse to choose on the test set.
 
@@ -179,8 +191,10 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
 
     ``test`` has the score of each seed that is finished, ``seeds`` is how many there should be; ``parameters`` counts
     the trained ones; ``distribution`` has the prompts of each block at the end, per seed, or null without prompts.
+    ``val`` is null where there was no grid.
     """
-    winner = choose_winner(search)
+    winner = final[0]
+    chosen = [result['score'] for trial, result in _finished(search) if trial[2:4] == winner[2:4]]
     done = {trial.cfg.randomness['seed']: result for trial, result in _finished(final)}
     first = next(iter(done.values()), {})
     dataset = task.train_dataloader.dataset
@@ -191,7 +205,7 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
         method=method_of(task),
         metric=metric,
         winner=dict(base_lr=winner.base_lr, lr=winner.cfg.optim_wrapper.optimizer.lr, weight_decay=winner.weight_decay),
-        val=read_result(winner.folder)['score'],
+        val=chosen[0] if chosen else None,
         seeds=len(final),
         test={str(seed): result['score'] for seed, result in done.items()},
         parameters=first.get('parameters'),

@@ -9,6 +9,7 @@ from mmprovpt.sweep import (
     choose_winner,
     final_trials,
     give_up,
+    own_rates,
     read_task,
     search_trials,
     state_of,
@@ -122,6 +123,22 @@ def test_summary(task, tmp_path):
         distribution={'0': [1, 2], '2': [0, 3]},
         search=[dict(name='base_5_wd_0', base_lr=5, weight_decay=0, score=81., state='finished'),
                 dict(name='base_1_wd_0', base_lr=1, weight_decay=0, score=None, state='diverged: weights')])
+
+
+def test_without_a_grid(task, tmp_path):
+    task.optim_wrapper.optimizer.update(lr=0.25, weight_decay=0.5)
+    task.train_dataloader.batch_size = 32
+    base_lr, weight_decay = own_rates(task)
+    assert (base_lr, weight_decay) == (2., 0.5)
+    final = final_trials(task, tmp_path, base_lr, weight_decay, 1)
+    assert final[0].cfg.optim_wrapper.optimizer == task.optim_wrapper.optimizer
+    finish(final[0], 80., parameters=9, distribution=[1, 2])
+    summary = summarise(task, 'task', 'accuracy/top1', [], final)
+    assert (summary['val'], summary['search'], summary['test']) == (None, [], {'0': 80.})
+    assert summary['winner'] == dict(base_lr=2., lr=0.25, weight_decay=0.5)
+    del task.optim_wrapper.optimizer['lr']
+    with pytest.raises(ConfigError, match='must give optim_wrapper.optimizer.lr'):
+        own_rates(task)
 
 
 @pytest.mark.parametrize('hooks, prompts, method', [(True, True, 'PRO-VPT'), (False, True, 'VPT-Deep'),
