@@ -18,11 +18,13 @@ spec.loader.exec_module(table)
 VTAB = [task for group in table.BENCHMARKS['VTAB-1k'].values() for task in group]
 
 
-def write(folder, task, test, method='PRO-VPT', seeds=3, parameters=600_000):
+def write(folder, task, test, method='PRO-VPT', seeds=3, parameters=600_000, distribution=None):
     path = folder / f'{method}_{task}' / 'summary.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(task=task, method=method, seeds=seeds, parameters=parameters,
-                                    test={str(seed): score for seed, score in enumerate(test)})))
+                                    test={str(seed): score for seed, score in enumerate(test)},
+                                    distribution={str(seed): distribution and distribution[seed]
+                                                  for seed in range(len(test))})))
     return path
 
 
@@ -54,7 +56,8 @@ def test_whole_vtab(tmp_path):
 def test_papers_numbers_agree_with_its_averages():
     """Typing mistakes would show: printed averages are those of the printed scores, to rounding."""
     paper = json.loads(table.PAPER.read_text())['benchmarks']
-    for name, groups in table.BENCHMARKS.items():
+    for name in paper:
+        groups = table.BENCHMARKS[name]
         for method, row in paper[name]['rows'].items():
             means = [mean(row['scores'][task] for task in tasks) for tasks in groups.values()]
             for group, value in zip(groups, means):
@@ -91,13 +94,29 @@ def test_fgvc_has_no_groups(tmp_path):
 
 
 def test_other_tasks_and_labels(tmp_path):
-    for task in ('count', 'digits'):
+    for task in ('mine', 'yours'):
         write(tmp_path / 'a', task, [90., 92.], seeds=2)
         write(tmp_path / 'b', task, [80.], seeds=1)
         write(tmp_path / 'c', task, [70.], seeds=1, method='VPT-Deep')
     rows = read([tmp_path / 'a', f'PRO-VPT, gate={tmp_path / "b"}', tmp_path / 'c'])
-    assert [row['method'] for row in rows] == ['PRO-VPT', 'PRO-VPT, gate', 'VPT-Deep'], 'the paper has no such tasks'
-    assert rows[0]['mean'] == '91.0 ± 1.4' and list(rows[0])[3:] == ['count', 'digits', 'mean']
+    assert [row['method'] for row in rows] == ['VPT-Deep', 'PRO-VPT', 'PRO-VPT, gate'], 'the paper has no such tasks'
+    assert rows[1]['mean'] == '91.0 ± 1.4' and list(rows[1])[3:] == ['mine', 'yours', 'mean']
+
+
+def test_miniature_and_distributions(tmp_path):
+    write(tmp_path, 'count', [50., 60.], distribution=[[5, 5, 2], [5, 6, 1]], seeds=2)
+    write(tmp_path, 'size', [50.], distribution=[[6, 6]], seeds=1)
+    write(tmp_path, 'count', [40.], method='Linear', seeds=1)
+    rows = read([tmp_path])
+    assert [row['method'] for row in rows] == ['Linear', 'PRO-VPT']
+    assert list(rows[0])[3:] == ['category', 'digits', 'Natural mean', 'count', 'location', 'orientation', 'size',
+                                 'Structured mean', 'mean']
+    assert (rows[1]['count'], rows[1]['location'], rows[1]['mean']) == ('55.0 ± 7.1', '-', '-')
+    assert table.distributions([str(tmp_path)], 'csv').splitlines() == [
+        'method,task,seeds,block 1,block 2,block 3', 'PRO-VPT,count,2,5,5.5,1.5', 'PRO-VPT,size,1,6,6,-']
+    assert r'block 3 \\' in table.distributions([str(tmp_path)], 'latex')
+    with pytest.raises(ConfigError, match='no finished seed of these has prompts'):
+        table.distributions([str(tmp_path / 'Linear_count')], 'md')
 
 
 def test_formats(tmp_path):

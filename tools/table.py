@@ -16,6 +16,7 @@ from statistics import mean, stdev
 from typing import Dict, List, NamedTuple, Optional
 
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
+from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS
 from mmprovpt.utils.preflight import ConfigError
 from mmprovpt.utils.setup import user_errors
@@ -24,7 +25,10 @@ from mmprovpt.utils.setup import user_errors
 BENCHMARKS: Dict[str, Dict[str, List[str]]] = {
     'VTAB-1k': {group: [task.name for task in TASKS if task.group == group] for group in GROUPS},
     'FGVC': {'': list(FGVC_TASKS)},
+    'miniature VTAB': {group: [name for name, task in MINIATURE.items() if task.group == group]
+                       for group in ('Natural', 'Structured')},
 }
+METHODS = ('Linear', 'VPT-Deep', 'PRO-VPT')  # their order
 PAPER = Path(__file__).with_name('paper_results.json')
 MISSING = '-'
 
@@ -153,30 +157,30 @@ def paper_rows(layout: Layout, methods: List[str]) -> List[List[str]]:
     return rows
 
 
-def markdown(layout: Layout, rows: List[List[str]]) -> str:
-    lines = [layout.columns, ['---'] * len(layout.columns), *rows]
+def markdown(head: List[str], rows: List[List[str]], layout: Layout) -> str:
+    lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |' for line in lines) + '\n'
 
 
-def comma_separated(layout: Layout, rows: List[List[str]]) -> str:
+def comma_separated(head: List[str], rows: List[List[str]], layout: Layout) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows([layout.columns, *rows])
+    csv.writer(out, lineterminator='\n').writerows([head, *rows])
     return out.getvalue()
 
 
-def latex(layout: Layout, rows: List[List[str]]) -> str:
+def latex(head: List[str], rows: List[List[str]], layout: Layout) -> str:
     """A tabular that needs the package booktabs."""
     def line(cells: List[str]) -> str:
         return ' & '.join(_escape(cell) for cell in cells) + r' \\'
 
-    head = ['', '', '']
+    above = ['', '', '']
     for group, tasks in layout.groups.items():
         width = len(tasks) + bool(group)
-        head += [rf'\multicolumn{{{width}}}{{c}}{{{_escape(group)}}}']
+        above += [rf'\multicolumn{{{width}}}{{c}}{{{_escape(group)}}}']
     return '\n'.join([
-        r'\begin{tabular}{ll' + 'r' * (len(layout.columns) - 2) + '}', r'\toprule',
-        *([' & '.join([*head, '']) + r' \\'] if any(layout.groups) else []),
-        line(layout.columns), r'\midrule', *map(line, rows), r'\bottomrule', r'\end{tabular}']) + '\n'
+        r'\begin{tabular}{ll' + 'r' * (len(head) - 2) + '}', r'\toprule',
+        *([' & '.join([*above, '']) + r' \\'] if any(layout.groups) else []),
+        line(head), r'\midrule', *map(line, rows), r'\bottomrule', r'\end{tabular}']) + '\n'
 
 
 def _escape(text: str) -> str:
@@ -196,15 +200,36 @@ def table(inputs: List[str], style: str, paper: Optional[List[str]]) -> str:
         style: One of FORMATS.
         paper: Rows of the paper; None: of the methods that were measured.
     """
-    rows = read_summaries(inputs)
-    layout = layout_of([task for tasks in rows.values() for task in tasks])
-    methods = {label: next(iter(tasks.values()))['method'] for label, tasks in rows.items()}
+    summaries = read_summaries(inputs)
+    layout = layout_of([task for tasks in summaries.values() for task in tasks])
+    methods = {label: next(iter(tasks.values()))['method'] for label, tasks in summaries.items()}
     if paper is None:
-        paper = [method for method in ('Linear', 'VPT-Deep', 'PRO-VPT') if method in methods.values()]
-    lines = [(methods[label], measured_row(label, tasks, layout)) for label, tasks in rows.items()]
+        paper = [method for method in METHODS if method in methods.values()]
+    lines = [(methods[label], measured_row(label, tasks, layout)) for label, tasks in summaries.items()]
     lines += [(row[0], row) for row in paper_rows(layout, paper)]
-    order = list(dict.fromkeys(method for method, _ in lines))
-    return FORMATS[style](layout, [row for _, row in sorted(lines, key=lambda line: order.index(line[0]))])
+    order = list(dict.fromkeys([*METHODS, *(method for method, _ in lines)]))
+    rows = [row for _, row in sorted(lines, key=lambda line: order.index(line[0]))]
+    return FORMATS[style](layout.columns, rows, layout)
+
+
+def distributions(inputs: List[str], style: str) -> str:
+    """Prompts of each block at the end, mean over seeds, of every row and task that has some.
+
+    Args:
+        inputs: See :func:`read_summaries`.
+        style: One of FORMATS.
+    """
+    rows = []
+    for label, tasks in read_summaries(inputs).items():
+        for task, summary in tasks.items():
+            runs = [counts for counts in summary['distribution'].values() if counts]
+            if runs:
+                rows.append([label, task, str(len(runs)), *(f'{mean(block):.3g}' for block in zip(*runs))])
+    if not rows:
+        raise ConfigError('no finished seed of these has prompts')
+    width = max(map(len, rows))
+    head = ['method', 'task', 'seeds', *(f'block {number}' for number in range(1, width - 2))]
+    return FORMATS[style](head, [row + [MISSING] * (width - len(row)) for row in rows], Layout('', {}))
 
 
 def parse_args():
@@ -213,6 +238,8 @@ def parse_args():
     parser.add_argument('--format', choices=FORMATS, default='md')
     parser.add_argument('--paper', nargs='*', metavar='METHOD',
                         help="rows of the paper's table, or none; default: of the methods that were measured")
+    parser.add_argument('--distributions', action='store_true',
+                        help='instead: prompts of each block at the end, mean over seeds')
     parser.add_argument('--out', type=Path, help='a file; default: print')
     return parser.parse_args()
 
@@ -220,7 +247,8 @@ def parse_args():
 @user_errors()
 def main():
     args = parse_args()
-    text = table(args.inputs, args.format, args.paper)
+    text = distributions(args.inputs, args.format) if args.distributions else \
+        table(args.inputs, args.format, args.paper)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text, encoding='utf-8')
