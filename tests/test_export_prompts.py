@@ -76,7 +76,7 @@ def trained(tmp_path_factory):
         cfg = Config.fromfile('config.py')
         from mmpretrain.registry import MODELS
         torch.manual_seed(5)
-        backbone = dict(cfg.model.backbone, type='mmpretrain.VisionTransformer', init_cfg=None)
+        backbone = dict(cfg.model.backbone, type='VisionTransformer', init_cfg=None)
         backbone.pop('prompts')
         weights = MODELS.build(backbone).state_dict()
         torch.save(dict(state_dict={f'backbone.{key}': value for key, value in weights.items()}), 'vit.pth')
@@ -141,6 +141,9 @@ def test_there_and_back_and_going_on():
         for key in ends[1][name]:
             assert 'sha256' in key or torch.equal(ends[0][name][key], ends[1][name][key])
     assert len(ends[1]['state_dict']) == 5 < len(ends[0]['state_dict'])
+    source = dict(type='Pretrained', checkpoint='vit.pth', prefix='backbone.')
+    assert ends[1]['state_dict']._metadata['backbone'] == dict(version=1, frozen_init_cfg=source)
+    assert ends[1]['ema_state_dict']._metadata['module.backbone']['frozen_init_cfg'] == source
 
 
 def test_testing_takes_a_small_checkpoint():

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Dict, Optional
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,9 +15,14 @@ POOL = 'prompts.'
 # Only in checkpoints of what was tuned: which frozen weights they leave out. It is a tensor of the state dict, so
 # that whoever loads one, and by whatever route, is checked.
 FINGERPRINT = POOL + 'frozen_sha256'
+# In the metadata that PyTorch keeps with a state dict, under the backbone's name: where those weights are. Some ways
+# of inference take init_cfg away from the config, since a full checkpoint makes it superfluous.
+SOURCE = 'frozen_init_cfg'
 # Norms of the outputs, which checkpoints of classifiers lack. They start as the identity and stay so: what
 # reads the features (a convolution, a linear layer) can express any scale and shift of them.
 _OUTPUT_NORM = re.compile(r'(norm\d+|ln2)\.(weight|bias)')
+_ADVICE = ('Give the backbone the init_cfg (and img_size and dtype) that it was tuned with, or use a full checkpoint, '
+           'which tools/export_prompts.py --merge makes.')
 
 
 class FrozenBackbone:
@@ -66,7 +72,7 @@ class FrozenBackbone:
         only_tuned = has_prompts and (prefix + FINGERPRINT in state_dict
                                       or not any(prefix + name in state_dict for name in own))
         if only_tuned:
-            self._add_frozen(state_dict, prefix)
+            self._add_frozen(state_dict, prefix, local_metadata.get(SOURCE))
         prompted = type(self)
         # Upstream converts old keys only if the class is its own (mmpretrain's Swin).
         self.__class__ = prompted.upstream
@@ -82,8 +88,12 @@ class FrozenBackbone:
         if not only_tuned:
             self._frozen_loaded = True
 
-    def _add_frozen(self, state_dict: dict, prefix: str) -> None:
-        """Complete a checkpoint of what was tuned by the frozen weights here, if they are the right ones."""
+    def _add_frozen(self, state_dict: dict, prefix: str, source: Optional[dict]) -> None:
+        """Complete a checkpoint of what was tuned by the frozen weights here, if they are the right ones.
+
+        Args:
+            source: Where the checkpoint says that they are.
+        """
         wanted = state_dict.pop(prefix + FINGERPRINT, None)
         frozen = {name: value for name, value in self.frozen_tensors().items() if prefix + name not in state_dict}
         if wanted is None:
@@ -91,31 +101,35 @@ class FrozenBackbone:
                       'they were tuned on (mmprovpt.tuned_state_dict would): they are taken to be those here.',
                       'current', level=logging.WARNING)
         else:
-            self._require(wanted, frozen)
+            self._require(wanted, frozen, source)
         state_dict.update({prefix + name: value for name, value in frozen.items()})
 
-    def _require(self, wanted: Tensor, frozen: Dict[str, Tensor]) -> None:
-        """Raise if the frozen weights are not those of this fingerprint, nor are so after ``init_weights``."""
-        wanted, source = _hex(wanted), getattr(self, 'init_cfg', None)
-        here = _hex(fingerprint(frozen))
+    def _require(self, wanted: Tensor, frozen: Dict[str, Tensor], source: Optional[dict]) -> None:
+        """Raise if the frozen weights are not those of this fingerprint, nor are so after ``init_weights``.
+
+        Args:
+            source: Replaces an init_cfg that names no checkpoint.
+        """
+        wanted, here = _hex(wanted), _hex(fingerprint(frozen))
         # Whoever only tests or infers does not initialise. What timm's constructor has loaded, it says by _is_init.
         loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
+        if here != wanted and not loaded and source and not _named_checkpoint(self):
+            self.init_cfg, self._is_init = ConfigDict(source), False
+        source = getattr(self, 'init_cfg', None)
         if here != wanted and source and not loaded and not getattr(self, '_recalled', False):
             self._recalled = True  # lest an init_cfg that names such a checkpoint come here again and again
             try:
                 self.init_weights()
             except OSError as error:
                 raise RuntimeError(f'The checkpoint holds only what was tuned of {type(self).__name__}, and the frozen '
-                                   f'weights cannot be read from {source}: {error}') from error
+                                   f'weights cannot be read from {source}: {error}\n'
+                                   f'{_ADVICE}') from error
             here = _hex(fingerprint(frozen))
         if here != wanted:
             raise RuntimeError(
                 f'The checkpoint holds only what was tuned, on other frozen weights than {type(self).__name__} has:\n'
                 f'  sha256 in the checkpoint: {wanted}\n'
-                f'  sha256 here:              {here} (init_cfg: {source})\n'
-                'Give the backbone the init_cfg (and img_size and dtype) that it was tuned with, or, where that is not '
-                'possible (init_detector and init_model of mmdet and mmseg take init_cfg away), use a full checkpoint: '
-                'tools/export_prompts.py --merge makes one.')
+                f'  sha256 here:              {here} (init_cfg: {source})\n{_ADVICE}')
 
     def _check_complete(self, state_dict: dict, prefix: str) -> None:
         own = {name: value for name, value in self.state_dict().items()
@@ -151,7 +165,8 @@ def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix
     """A state dict without the frozen weights of prompted backbones, but with their fingerprints.
 
     Whatever else there is stays: prompts and their blocks, necks, heads, statistics of their norms, and parameters
-    of the backbone that somebody has set free again.
+    of the backbone that somebody has set free again. Where the frozen weights came from, if the backbone's init_cfg
+    names a checkpoint, is noted in the state dict's metadata, in plain types.
 
     Args:
         model: Holds prompted backbones, or is one.
@@ -164,13 +179,17 @@ def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix
     """
     state_dict = model.state_dict() if state_dict is None else state_dict
     kept = OrderedDict(state_dict)
-    kept._metadata = getattr(state_dict, '_metadata', None)  # versions of modules, by which they convert old keys
+    # It has versions of modules, too, by which they convert old keys.
+    kept._metadata = OrderedDict(getattr(state_dict, '_metadata', None) or {})
     for name, backbone in prompted_backbones(model).items():
         place = f'{prefix}{name}.' if name else prefix
         frozen = backbone.frozen_tensors()
         for key in frozen:
             kept.pop(place + key, None)
         kept[place + FINGERPRINT] = fingerprint(frozen)
+        source = _named_checkpoint(backbone)
+        if source:
+            kept._metadata[place[:-1]] = {**kept._metadata.get(place[:-1], {}), SOURCE: source}
     return kept
 
 
@@ -191,6 +210,14 @@ def share_frozen(model: nn.Module, copy: nn.Module) -> None:
         for key, value in backbone.frozen_tensors().items():
             if theirs[key].device == value.device:
                 theirs[key].data = value.data
+
+
+def _named_checkpoint(backbone: nn.Module) -> Optional[dict]:
+    """The init_cfg of a backbone, if it names a checkpoint, in plain types."""
+    cfg = getattr(backbone, 'init_cfg', None)
+    if not isinstance(cfg, dict) or not isinstance(cfg.get('checkpoint'), str):
+        return None
+    return dict(type='Pretrained', **{key: cfg[key] for key in ('checkpoint', 'prefix') if cfg.get(key)})
 
 
 def _hex(digest: Tensor) -> str:

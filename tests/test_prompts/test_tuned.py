@@ -69,7 +69,7 @@ def test_holds_all_but_the_frozen_weights(case):
     for key in small.keys() - {KEY}:
         assert torch.equal(small[key], full[key])
     assert small[KEY].tolist() == slow_fingerprint(build(case))
-    assert small._metadata == full._metadata
+    assert small._metadata == full._metadata  # the backbone's init_cfg names no checkpoint
 
 
 @pytest.mark.parametrize('loader', ['mmengine', 'pytorch'])
@@ -95,6 +95,39 @@ def test_reads_the_frozen_weights_where_init_cfg_says(case, tmp_path):
     target = Detector(randomise(build(case, TOKENS, init_cfg=cfg), seed=9), seed=1)
     target.load_state_dict(tuned_state_dict(source), strict=True)
     assert_same(source, target)
+
+
+@pytest.mark.parametrize('initialised', [False, True])
+def test_reads_the_frozen_weights_where_the_checkpoint_says(case, tmp_path, initialised):
+    """init_detector and others take init_cfg away; a training config may lack it."""
+    source = Detector(build(case, TOKENS, init_cfg=init_cfg(case, tmp_path / 'pretrained.pth')))
+    target = Detector(build(case, TOKENS), seed=1)
+    if initialised:
+        target.backbone.init_weights()
+    randomise(target.backbone, seed=9)
+    torch.save(tuned_state_dict(source), tmp_path / 'small.pth')
+    small = torch.load(tmp_path / 'small.pth', weights_only=True)
+    target.load_state_dict(small, strict=True)
+    assert_same(source, target)
+    assert tuned_state_dict(target)._metadata == small._metadata  # it says so again
+
+
+def test_its_own_init_cfg_goes_first(tmp_path):
+    case = CASES['mmpretrain-vit']
+    source = build(case, TOKENS, init_cfg=init_cfg(case, tmp_path / 'pretrained.pth'))
+    target = randomise(build(case, TOKENS, init_cfg=dict(type='Pretrained', checkpoint='/nowhere.pth')), seed=9)
+    with pytest.raises(RuntimeError, match='cannot be read from.*/nowhere.pth'):
+        target.load_state_dict(tuned_state_dict(source))
+
+
+def test_what_the_checkpoint_says_is_checked(tmp_path):
+    case = CASES['mmdet-swin']
+    cfg = init_cfg(case, tmp_path / 'pretrained.pth')
+    source, target = build(case, TOKENS, init_cfg=cfg), randomise(build(case, TOKENS), seed=9)
+    other = randomise(build(case), seed=8).state_dict()
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in other.items()}), cfg.checkpoint)
+    with pytest.raises(RuntimeError, match='(?s)other frozen weights.*init_cfg.*pretrained.pth'):
+        target.load_state_dict(tuned_state_dict(source))
 
 
 @pytest.mark.parametrize('initialised', [True, False])
