@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmprovpt.datasets import fgvc_tasks
@@ -28,8 +27,7 @@ def small(monkeypatch):
 
 def build(root, task, split, **kwargs):
     # Serialising collects garbage, for a fifth of a second.
-    with DefaultScope.overwrite_default_scope('mmpretrain'):  # other tests leave theirs
-        return FGVC(data_root=str(root), task=task, split=split, serialize_data=False, **kwargs)
+    return FGVC(data_root=str(root), task=task, split=split, serialize_data=False, **kwargs)
 
 
 def infos(root, task, split):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmprovpt.datasets import image_lists, vtab1k_tasks
@@ -40,8 +39,7 @@ def own(tmp_path):
 
 
 def build(folder, split='test', num_classes=3, **kwargs):
-    with DefaultScope.overwrite_default_scope('mmpretrain'):  # other tests leave theirs
-        return VTAB1k(data_root=str(folder.parent), task=folder.name, split=split, num_classes=num_classes, **kwargs)
+    return VTAB1k(data_root=str(folder.parent), task=folder.name, split=split, num_classes=num_classes, **kwargs)
 
 
 def message(*args, **kwargs):
