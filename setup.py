@@ -24,7 +24,7 @@ def requirements(name):
     return lines
 
 
-extras = {name: requirements(f'{name}.txt') for name in ('det', 'seg', 'cls', 'sweep', 'tests')}
+extras = {name: requirements(f'{name}.txt') for name in ('det', 'seg', 'cls', 'sweep', 'onnx', 'tests')}
 extras['all'] = sorted({line for name in ('det', 'seg', 'cls') for line in extras[name]})
 
 setup(

@@ -11,7 +11,6 @@ import os.path as osp
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 
@@ -19,7 +18,7 @@ import mmprovpt  # noqa: F401  refuses versions that are known to fail, before a
 from mmprovpt.hooks.checkpoint_hook import write_atomically
 from mmprovpt.prompts.frozen import FINGERPRINT, tuned_state_dict
 from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.utils.setup import build_model, user_errors
 
 EMA = 'module.'  # what EMAHook puts in front of its keys
 
@@ -48,7 +47,7 @@ def load(path):
     return checkpoint
 
 
-def build_model(checkpoint, args):
+def find_config(checkpoint, args):
     if args.config:
         cfg = Config.fromfile(args.config)
     elif 'cfg' in checkpoint.get('meta', {}):
@@ -56,10 +55,7 @@ def build_model(checkpoint, args):
     else:
         raise ConfigError(f'{args.checkpoint} carries no config: give --config')
     cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(cfg.model)
+    return cfg
 
 
 def convert(model, state_dict, merge):
@@ -78,7 +74,7 @@ def main():
     if args.merge and not any(key.endswith(FINGERPRINT) for key in checkpoint['state_dict']):
         raise ConfigError(f'{args.checkpoint} is no checkpoint of what was tuned: it has no key that ends with '
                           f'{FINGERPRINT}')
-    model = build_model(checkpoint, args)
+    model = build_model(find_config(checkpoint, args))
     if not args.resumable:
         checkpoint = {key: checkpoint[key] for key in ('meta', 'state_dict') if key in checkpoint}
     average = checkpoint.get('ema_state_dict')

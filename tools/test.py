@@ -52,6 +52,9 @@ def augment_tests(cfg):
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
         raise ConfigError(f'--tta needs {" and ".join(missing)} in the config')
+    if 'Det' in cfg.tta_model.type and (cfg.model.get('roi_head') or {}).get('mask_head'):
+        raise ConfigError('--tta: MMDetection merges boxes only, and this model predicts masks. Leave them out: '
+                          '--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:

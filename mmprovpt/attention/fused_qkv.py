@@ -17,7 +17,7 @@ class PromptedMultiheadAttention:
             return super().forward(x)
         q, k, v = split_heads(self.qkv(x), self.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
-            prompts, self.qkv.weight, self.qkv.bias, self.num_heads, len(x))
+            prompts, self.qkv.weight, self.qkv.bias, self.num_heads, x.shape[0])
         out = self.prompt_reader.attend(
             q, k, v, prompt_k, prompt_v, self._logit_scale(), dropout_p=self.attn_drop if self.training else 0.)
         out = self.proj(out.transpose(1, 2).flatten(2))
@@ -49,7 +49,7 @@ class PromptedTIMMAttention:
                              'order. Call the backbone without a causal mask.')
         q, k, v = split_heads(self.qkv(x), self.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
-            prompts, self.qkv.weight, self.qkv.bias, self.num_heads, len(x))
+            prompts, self.qkv.weight, self.qkv.bias, self.num_heads, x.shape[0])
         out = self.prompt_reader.attend(
             self.q_norm(q), self.k_norm(k), v, self.k_norm(prompt_k), prompt_v, self.scale, attn_mask,
             self.attn_drop.p if self.training else 0.)

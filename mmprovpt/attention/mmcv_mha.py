@@ -27,7 +27,7 @@ class PromptedMMCVAttention:
         mha = self.attn
         q, k, v = split_heads(F.linear(query, mha.in_proj_weight, mha.in_proj_bias), mha.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
-            prompts, mha.in_proj_weight, mha.in_proj_bias, mha.num_heads, len(query))
+            prompts, mha.in_proj_weight, mha.in_proj_bias, mha.num_heads, query.shape[0])
         out = self.prompt_reader.attend(
             q, k, v, prompt_k, prompt_v, q.shape[-1]**-0.5, dropout_p=mha.dropout if mha.training else 0.)
         out = mha.out_proj(out.transpose(1, 2).flatten(2))

@@ -26,10 +26,10 @@ class PromptedWindowAttention:
             return super().forward(x, mask)
         q, k, v = split_heads(self.qkv(x), self.num_heads)
         prompt_k, prompt_v = prompt_keys_values(
-            prompts, self.qkv.weight, self.qkv.bias, self.num_heads, len(x))
+            prompts, self.qkv.weight, self.qkv.bias, self.num_heads, x.shape[0])
         bias = self._position_bias(x.shape[1])
         if mask is not None:
-            bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
+            bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         # Fused: upstream's written-out softmax would keep all logits for backward.
         out = self.prompt_reader.attend(
             q, k, v, prompt_k, prompt_v, self.scale, bias.to(q), self.attn_drop.p if self.training else 0.)

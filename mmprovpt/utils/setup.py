@@ -13,7 +13,7 @@ from typing import Optional
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from .preflight import ConfigError
@@ -60,6 +60,15 @@ def load_config(args) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
     return cfg
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    """The model of a config, for one process, without weights; sets the default scope."""
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    sync_bn_to_bn(cfg.model)
+    if cfg.get('data_preprocessor'):  # MMPretrain and MMSegmentation keep it outside of the model
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model)
 
 
 def build_runner(cfg: Config) -> Runner:

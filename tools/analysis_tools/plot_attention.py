@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import sync_bn_to_bn, user_errors
+from mmprovpt.utils.setup import build_model, user_errors
 from mmprovpt.visualization import look, plot_attention
 
 
@@ -27,12 +26,9 @@ def parse_args():
     return parser.parse_args()
 
 
-def build_model(cfg, checkpoint):
+def load_model(cfg, checkpoint):
     """The model in eval mode, on the CPU, with the checkpoint's weights only."""
-    sync_bn_to_bn(cfg.model)
-    if 'data_preprocessor' in cfg:  # MMPretrain and MMSegmentation keep it outside of the model
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     backbone = getattr(model, 'backbone', None)
     if not hasattr(backbone, 'prompts'):
         raise ConfigError(f'the model of the config has no prompted backbone, but {type(backbone).__name__}')
@@ -69,8 +65,7 @@ def main():
         if not Path(path).is_file():
             raise ConfigError(f'no such {kind} file: {path} (looked for: {Path(path).absolute()})')
     cfg = Config.fromfile(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = build_model(cfg, args.checkpoint)
+    model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)
     looks = look(model.backbone, inputs)
     if not looks.patches:

@@ -1,0 +1,188 @@
+"""The ONNX tool: what its graphs compute, that prompts are constants in them, and what it refuses."""
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from matrix import randomise
+from mmengine.config import Config
+
+from mmprovpt import tuned_state_dict
+from mmprovpt.utils import export_onnx
+from mmprovpt.utils.setup import build_model
+
+ROOT = Path(__file__).parents[1]
+VIT = dict(type='mmprovpt.PromptedVisionTransformer', img_size=32, patch_size=16,
+           prompts=dict(type='StaticPrompts', num_tokens=[3, 0]))
+MEAN_STD = dict(mean=[120., 110., 100.], std=[60., 50., 40.])
+CONFIGS = {
+    'vit': dict(
+        default_scope='mmpretrain', data_preprocessor=dict(num_classes=3, to_rgb=True, **MEAN_STD),
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(VIT, arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16)),
+            head=dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16))),
+    # One block of windows and one of shifted windows; 42 is not a multiple of patch times window.
+    'swin': dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='mmprovpt.PromptedSwinTransformer', arch=dict(embed_dims=8, depths=(2, ), num_heads=(2, )),
+                img_size=42, out_indices=(0, ), prompts=dict(type='StaticPrompts', num_tokens=2)),
+            neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=8))),
+    'setr': dict(
+        default_scope='mmseg',
+        model=dict(
+            type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor', size=(32, 32), **MEAN_STD),
+            backbone=dict(VIT, embed_dims=16, num_layers=2, num_heads=2, out_indices=(1, )),
+            decode_head=dict(
+                type='SETRUPHead', in_channels=16, channels=8, num_classes=3, num_convs=1, up_scale=2, in_index=0,
+                norm_cfg=dict(type='SyncBN')),
+            test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))),
+}
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Call a tool in this process, which saves importing torch again."""
+
+    def call(*args):
+        spec = importlib.util.spec_from_file_location('tools_export_onnx', ROOT / 'tools/export_onnx.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', ['export_onnx', *map(str, args)])
+        module.main()
+
+    return call
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config and a checkpoint, 'small' if only what was tuned; returns the model, in eval mode."""
+
+    def write(name, small=False):
+        cfg = Config(CONFIGS[name]).copy()
+        weights = str(tmp_path / 'frozen.pth')
+        if small:
+            cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=weights, prefix='backbone.')
+        cfg.dump(str(tmp_path / 'config.py'))
+        model = randomise(build_model(cfg)).eval()
+        torch.nn.init.normal_(model.backbone.prompts.tokens)
+        torch.save(dict(state_dict={key: value for key, value in model.state_dict().items() if 'prompts' not in key}),
+                   weights)
+        state_dict = tuned_state_dict(model) if small else model.state_dict()
+        torch.save(dict(state_dict=state_dict), tmp_path / 'model.pth')
+        return model
+
+    return write
+
+
+def pixels(batch, *shape):
+    """(B, H, W, 3) uint8, BGR, as OpenCV reads images."""
+    return np.random.default_rng(batch).integers(0, 255, (batch, *shape, 3), dtype=np.uint8)
+
+
+def run(path, images):
+    """Logits of images as they are read, by nothing but what the file says."""
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    steps = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    images = images[..., ::-1] if steps['channels'] == 'RGB' else images
+    images = (images - np.array(steps['mean'])) / np.array(steps['std'])
+    logits, = session.run(None, {'image': images.transpose(0, 3, 1, 2).astype(np.float32)})
+    return torch.from_numpy(logits)
+
+
+def assert_prompts_are_folded(path):
+    """No norm and no product of constants is left: those were of the prompts."""
+    graph = onnx.load(path).graph
+    assert [node.name for node in graph.input] == ['image']
+    known = {'image'}
+    for node in graph.node:
+        known.update(node.output if known & set(node.input) else ())
+    of_constants = {node.op_type for node in graph.node if not known & set(node.output)}
+    assert of_constants <= {'Split', 'Squeeze', 'Transpose', 'Constant'}  # torch.nn.MultiheadAttention's own
+    assert {'MatMul', 'LayerNormalization', 'Softmax'} <= {node.op_type for node in graph.node}
+
+
+def check_classifier(model, path, shape, batch):
+    images = torch.from_numpy(pixels(batch, *shape)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        samples = model.test_step(dict(inputs=list(images), data_samples=None))
+    expected = torch.stack([sample.pred_score for sample in samples])
+    assert expected.std(1).min() > 0.05  # not all alike, or equality would say little
+    torch.testing.assert_close(run(path, pixels(batch, *shape)).softmax(1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name, small, shape', [('vit', True, (32, 32)), ('swin', False, (42, 60))])
+def test_classifiers(call, write, tmp_path, capsys, name, small, shape):
+    model = write(name, small)
+    given = [] if name == 'vit' else ['--shape', *shape]
+    call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'new/model.onnx', *given)
+    for batch in (1, 3):
+        check_classifier(model, tmp_path / 'new/model.onnx', shape, batch)
+    assert_prompts_are_folded(tmp_path / 'new/model.onnx')
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['model.onnx']
+    printed = capsys.readouterr().out
+    assert f'image (B, 3, {shape[0]}, {shape[1]}) -> logits' in printed
+    difference = float(printed.split('largest difference from PyTorch: ')[1].split()[0])
+    assert 0 <= difference < 1e-5
+    if name == 'vit':
+        assert 'channels RGB, mean [120.0, 110.0, 100.0], std [60.0, 50.0, 40.0]' in printed
+
+
+def test_a_segmentor(call, write, tmp_path):
+    """Of one window: the whole image is as large."""
+    model = write('setr')
+    call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx')
+    for batch in (1, 3):
+        images = torch.from_numpy(pixels(batch, 32, 32)).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            samples = model.test_step(dict(inputs=list(images), data_samples=None))
+        expected = torch.stack([sample.seg_logits.data for sample in samples])
+        assert expected.shape == (batch, 3, 32, 32) and expected.std() > 0.05
+        torch.testing.assert_close(run(tmp_path / 'model.onnx', pixels(batch, 32, 32)), expected, rtol=0, atol=1e-4)
+    assert_prompts_are_folded(tmp_path / 'model.onnx')
+
+
+def test_another_graph_is_not_written(call, write, tmp_path, monkeypatch):
+    write('vit')
+    fold = export_onnx.fold_prompts
+
+    def fold_and_spoil(model):
+        fold(model)
+        model.backbone.layers[0].attn.prompt_rows[0, 0] += 1
+
+    monkeypatch.setattr(export_onnx, 'fold_prompts', fold_and_spoil)
+    (tmp_path / 'new').mkdir()
+    with pytest.raises(SystemExit, match='other logits than PyTorch, by .*model.onnx is not written'):
+        call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'new/model.onnx')
+    assert list((tmp_path / 'new').iterdir()) == []
+
+
+def test_mistakes(call, write, tmp_path, monkeypatch):
+    write('swin')
+    config, out = tmp_path / 'config.py', tmp_path / 'model.onnx'
+    with pytest.raises(SystemExit, match='no such checkpoint: no.pth'):
+        call(config, 'no.pth', out)
+    with pytest.raises(SystemExit, match='does not say what size.*PromptedSwinTransformer is for: give --shape'):
+        call(config, tmp_path / 'model.pth', out)
+    with pytest.raises(SystemExit, match='(?s)does not fit the config: .*head.fc.weight'):
+        call(config, tmp_path / 'model.pth', out, '--cfg-options', 'model.head.num_classes=4')
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(SystemExit, match=r"onnxscript is missing: pip install 'mmprovpt\[onnx\]'"):
+        call(config, tmp_path / 'model.pth', out, '--shape', 42, 42)
+    assert not out.exists()
+
+
+def test_a_detector_is_refused(call, tmp_path):
+    config = Config.fromfile(ROOT / 'configs/demo/mask_rcnn_swin_mini_provpt_digits.py')
+    config.dump(str(tmp_path / 'config.py'))
+    torch.save(dict(state_dict={}), tmp_path / 'model.pth')
+    with pytest.raises(SystemExit, match='MaskRCNN is a detector: .*use MMDeploy'):
+        call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx')

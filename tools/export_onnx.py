@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Write a classifier or segmentor as an ONNX graph with its prompts folded in, and check it against PyTorch.
+
+The graph takes a batch of normalised images of one size and gives logits: (B, classes), or of a segmentor
+(B, classes, H, W). What to normalise images by is printed, and is in the file's metadata.
+"""
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.runner import load_checkpoint
+
+import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.utils.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
+from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.setup import build_model, read_config, user_errors
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file, full or small')
+    parser.add_argument('out', type=Path, help='the file to write, .onnx')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'),
+        help='size of images; by default that of sliding windows, or else the one that the backbone is built for')
+    parser.add_argument('--opset', type=int, help="version of ONNX's operators; by default PyTorch chooses")
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config')
+    return parser.parse_args()
+
+
+def default_shape(model):
+    size = (getattr(model, 'test_cfg', None) or {}).get('crop_size') or getattr(model.backbone, 'img_size', None)
+    if size is None:
+        raise ConfigError(f'the config does not say what size of images {type(model.backbone).__name__} is for: give '
+                          '--shape H W')
+    return [size] * 2 if isinstance(size, int) else size
+
+
+def load_model(args):
+    if not Path(args.checkpoint).is_file():
+        raise ConfigError(f'no such checkpoint: {args.checkpoint} (looked for: {Path(args.checkpoint).absolute()})')
+    model = build_model(read_config(args.config, args.cfg_options))
+    Logits(model, (1, 1))  # refuses what cannot be exported, before weights are read
+    try:
+        load_checkpoint(model, args.checkpoint, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        raise ConfigError(f'the checkpoint does not fit the config: {error}') from error
+    return model
+
+
+@user_errors()
+def main():
+    args = parse_args()
+    model = load_model(args)
+    shape = tuple(args.shape or default_shape(model))
+    difference = export_onnx(model, args.out, shape, args.opset)
+    print(f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, image (B, 3, {shape[0]}, {shape[1]}) -> logits')
+    print(f'largest difference from PyTorch: {difference:.1e} of the largest logit (allowed: {TOLERANCE:.0e})')
+    steps = normalisation(model)
+    print(f'normalise images: channels {steps["channels"]}, mean {steps["mean"]}, std {steps["std"]}')
+
+
+if __name__ == '__main__':
+    main()
