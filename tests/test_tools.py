@@ -133,6 +133,17 @@ def test_mistakes_in_testing(toy, call, args, message):
     assert message in stop.value.code
 
 
+def test_augmentation_of_masks_is_refused(toy, call):
+    tta = """
+model = dict(type='Toy', roi_head=dict(mask_head=dict(type='FCNMaskHead')))
+tta_model, tta_pipeline = dict(type='DetTTAModel'), []
+"""
+    (toy / 'config.py').write_text(CONFIG + tta)
+    with pytest.raises(SystemExit) as stop:
+        call('test', 'config.py', 'a.pth', '--tta')
+    assert 'merges boxes only' in stop.value.code and 'model.roi_head.mask_head=None' in stop.value.code
+
+
 def test_failed_build_leaves_nothing_behind(toy, call):
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         call('train', 'config.py', '--cfg-options', 'model.colour=red')
