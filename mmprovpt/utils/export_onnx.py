@@ -110,13 +110,12 @@ def fold_prompts(model: nn.Module) -> None:
 def normalisation(model: nn.Module) -> Dict[str, object]:
     """What images are to go through before the graph: (image - mean) / std, channel by channel, in this order."""
     steps = model.data_preprocessor
-    normalises = getattr(steps, '_enable_normalize', False)
     # MMPretrain's name and MMSegmentation's. Both codebases load images as BGR.
     converts = getattr(steps, 'to_rgb', False) or getattr(steps, '_channel_conversion', False)
-    return dict(
-        channels='RGB' if converts else 'BGR',
-        mean=steps.mean.flatten().tolist() if normalises else [0.] * 3,
-        std=steps.std.flatten().tolist() if normalises else [1.] * 3)
+    mean, std = [0.] * 3, [1.] * 3
+    if getattr(steps, '_enable_normalize', False):
+        mean, std = ([round(number, 4) for number in numbers.flatten().tolist()] for numbers in (steps.mean, steps.std))
+    return dict(channels='RGB' if converts else 'BGR', mean=mean, std=std)
 
 
 def _trace(graph: nn.Module, image: Tensor, opset: Optional[int]):
