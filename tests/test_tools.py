@@ -76,11 +76,14 @@ def test_two_processes_then_resume_then_test(toy, call):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     # SyncBN, NCCL and DDP's device_ids all fail on CPU.
-    result = run(toy, ROOT / 'tools/dist_train.sh', 'config.py', 2, PORT=str(port))
+    result = run(toy, ROOT / 'tools/dist_train.sh', 'config.py', 2, '--auto-scale-lr', '--cfg-options',
+                 'auto_scale_lr.base_batch_size=16', PORT=str(port))
     assert result.returncode == 0, result.stderr
     assert (toy / 'rank0').exists() and (toy / 'rank1').exists()
     checkpoint = toy / 'work_dirs/config/epoch_1.pth'
-    assert torch.load(checkpoint, weights_only=False)['meta']['iter'] == 2
+    content = torch.load(checkpoint, weights_only=False)
+    assert content['meta']['iter'] == 2
+    assert content['optimizer']['param_groups'][0]['lr'] == pytest.approx(0.1 * 2 * 2 / 16)
 
     call('train', 'config.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     resumed = torch.load(toy / 'work_dirs/config/epoch_2.pth', weights_only=False)
@@ -91,6 +94,45 @@ def test_two_processes_then_resume_then_test(toy, call):
     assert len(pickle.loads((toy / 'dump.pkl').read_bytes())) == 8
     log, = (toy / 'tested').glob('*/*.json')
     assert json.loads(log.read_text())['number'] == 8
+
+
+def test_flexible_runner(toy, call):
+    flexible = ['--cfg-options', 'runner_type=FlexibleRunner']
+    call('train', 'config.py', *flexible)
+    call('train', 'config.py', '--resume', *flexible, 'train_cfg.max_epochs=2')
+    assert torch.load(toy / 'work_dirs/config/epoch_2.pth', weights_only=False)['meta']['iter'] == 8
+    call('test', 'config.py', 'work_dirs/config/epoch_2.pth', '--out', 'dump.pkl', *flexible)
+    assert len(pickle.loads((toy / 'dump.pkl').read_bytes())) == 8
+
+
+# Executes its command as srun would, and notes the options that it was given.
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do printf '%s\\n' "$1" >> options; shift; done
+SLURM_PROCID=0 exec "$@"
+"""
+
+
+@pytest.mark.parametrize('tool, own', [('train', ['--work-dir', 'out dir']), ('test', [])])
+def test_slurm_scripts(tmp_path, tool, own):
+    (tmp_path / 'srun').write_text(SRUN)
+    # Notes what reaches the tool, and from where.
+    (tmp_path / 'python').write_text('#!/bin/sh\nprintf "%s\\n" "$@" "$PYTHONPATH" "$SLURM_PROCID" > arguments\n')
+    for name in ('srun', 'python'):
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / '--nodelist=node1').touch()  # what the shell must not take the brackets for
+    env = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', PYTHON='', GPUS='16', CPUS_PER_TASK='3',
+               SRUN_ARGS='--nodelist=node[1-2] --time=10')
+    given = ['debug', 'a job', 'my config.py', own[1] if own else 'my checkpoint.pth', '--cfg-options', 'a=[1, 2]']
+    result = run(tmp_path, ROOT / f'tools/slurm_{tool}.sh', *given, **env)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'options').read_text().splitlines() == [
+        '--partition=debug', '--job-name=a job', '--gres=gpu:8', '--ntasks=16', '--ntasks-per-node=8',
+        '--cpus-per-task=3', '--kill-on-bad-exit=1', '--nodelist=node[1-2]', '--time=10']
+    *arguments, path, rank = (tmp_path / 'arguments').read_text().splitlines()
+    assert arguments == ['-u', f'{ROOT}/tools/{tool}.py', 'my config.py', *(own or ['my checkpoint.pth']),
+                         '--launcher', 'slurm', '--cfg-options', 'a=[1, 2]']
+    assert path.split(':')[0] == f'{ROOT}/tools/..' and rank == '0'
+    assert run(tmp_path, ROOT / f'tools/slurm_{tool}.sh', *given[:3], **env).returncode != 0
 
 
 @pytest.mark.parametrize('args, message', [

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=...] tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR [options of train.py]
-set -eu
+set -euf  # f: brackets in SRUN_ARGS are for srun, as in --nodelist=node[1-4]
 PARTITION=$1
 JOB_NAME=$2
 CONFIG=$3

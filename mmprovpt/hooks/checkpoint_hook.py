@@ -8,12 +8,13 @@ from typing import Iterator, Union
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EMAHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmprovpt.prompts import tuned_state_dict
 from mmprovpt.prompts.frozen import prompted_backbones, share_frozen
 from mmprovpt.registry import HOOKS
+
+from .find import require_replicas, unwrapped
 
 ATOMIC = 'mmprovpt_atomic'
 
@@ -38,7 +39,7 @@ class PromptCheckpointHook(CheckpointHook):
         **kwargs: Of :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        ValueError: Before training, if the model has no backbone with prompts.
+        ValueError: Before training, if the model has no backbone with prompts, or its parameters may be sharded.
     """
 
     def __init__(self, *args, save_only_tuned: bool = True, **kwargs) -> None:
@@ -54,13 +55,14 @@ class PromptCheckpointHook(CheckpointHook):
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
-                share_frozen(_unwrapped(runner), hook.ema_model.module)
+                share_frozen(unwrapped(runner.model), hook.ema_model.module)
 
     def before_train(self, runner: Runner) -> None:
         """As upstream; then choose how to write."""
         if self.save_only_tuned:
+            require_replicas(runner.model, 'PromptCheckpointHook')
             try:
-                prompted_backbones(_unwrapped(runner))
+                prompted_backbones(unwrapped(runner.model))
             except ValueError as error:
                 raise ValueError(f'{error}: give PromptCheckpointHook save_only_tuned=False') from None
         super().before_train(runner)
@@ -71,7 +73,7 @@ class PromptCheckpointHook(CheckpointHook):
         """Leave out what is frozen; no other hook changes the state dicts after this one."""
         if not self.save_only_tuned:
             return
-        model = _unwrapped(runner)
+        model = unwrapped(runner.model)
         checkpoint['state_dict'] = tuned_state_dict(model, checkpoint['state_dict'])
         if 'ema_state_dict' in checkpoint:
             checkpoint['ema_state_dict'] = tuned_state_dict(model, checkpoint['ema_state_dict'], prefix='module.')
@@ -147,7 +149,3 @@ def _removing_last(backend) -> Iterator[None]:
         del backend.remove
     for path in noted:
         backend.remove(path)
-
-
-def _unwrapped(runner: Runner):
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

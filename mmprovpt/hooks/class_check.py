@@ -1,11 +1,12 @@
 """Classes of an image folder that do not fit, before anything is trained."""
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmprovpt.registry import HOOKS
 from mmprovpt.utils.preflight import ConfigError
+
+from .find import unwrapped
 
 
 @HOOKS.register_module()
@@ -39,8 +40,7 @@ class ClassCheckHook(Hook):
 
 
 def _check_number(runner: Runner, dataset: Dataset, key: str) -> None:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    wanted, found = model.head.num_classes, len(_classes(dataset))
+    wanted, found = unwrapped(runner.model).head.num_classes, len(_classes(dataset))
     if wanted != found:
         raise ConfigError(f'model.head.num_classes is {wanted}, but {key}.dataset has {found} classes: '
                           f'{", ".join(_classes(dataset)[:20])}{", …" if found > 20 else ""}')

@@ -4,18 +4,40 @@ from typing import Union
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.utils.preflight import ConfigError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, which may be wrapped for distributed training."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def require_replicas(model: nn.Module, who: str) -> None:
+    """Check that each process has all of every parameter.
+
+    FSDP, DeepSpeed and ColossalAI give it a flat piece of some: rows cannot be read or moved, and a fingerprint of
+    pieces means nothing. There is little to gain by them: what is frozen has neither gradients nor optimizer state.
+
+    Raises:
+        ConfigError: The model is wrapped by anything but DistributedDataParallel.
+    """
+    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
+        raise ConfigError(f'{who} needs whole parameters in each process, but {type(model).__name__} may shard them: '
+                          "use MMEngine's Runner, or FlexibleRunner with strategy=dict(type='DDPStrategy') "
+                          '(docs/scaling.md says why)')
 
 
 def find_pool(model: nn.Module) -> PromptPool:
     """The only pool of prompts in a model, which may be wrapped for distributed training.
 
     Raises:
-        ValueError: There is none or more than one, or it is empty.
+        ValueError: There is none or more than one, or it is empty, or its rows may be sharded.
     """
-    model = model.module if is_model_wrapper(model) else model
-    pools = {name: m for name, m in model.named_modules() if isinstance(m, PromptPool)}
+    require_replicas(model, 'PromptRelocationHook')
+    pools = {name: m for name, m in unwrapped(model).named_modules() if isinstance(m, PromptPool)}
     if len(pools) != 1:
         raise ValueError(f'PromptRelocationHook needs a model with one PromptPool, but it has '
                          f'{len(pools)}{": " + ", ".join(pools) if pools else ""}; give the '

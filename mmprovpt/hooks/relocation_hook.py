@@ -72,7 +72,8 @@ class PromptRelocationHook(Hook):
         ValueError: ``interval``, ``draw_interval``, ``pruner`` or ``allocator`` is invalid (when built); or (before
             the first iteration) the model has not exactly one pool of prompts that an optimizer
             trains, or the pruner can never choose one of them, or periods are counted in epochs in a
-            loop that has none, or epochs of several processes are not equally long.
+            loop that has none, or epochs of several processes are not equally long, or parameters may be sharded
+            (FSDP, DeepSpeed, ColossalAI).
     """
 
     # Before CheckpointHook, which saves what this hook has measured.
@@ -379,6 +380,7 @@ class PromptRelocationHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Continue where the checkpoint stopped, if the run is resumed."""
+        self.before_run(runner)  # FlexibleRunner loads before it says that a run begins
         if self.relocator is None or not runner._resume:
             return
         if CHECKPOINT_KEY not in checkpoint:

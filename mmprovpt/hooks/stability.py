@@ -2,13 +2,13 @@
 from typing import Callable, Dict, List, Optional
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmprovpt.prompts.pool import PromptPool
 
+from .find import unwrapped
 from .verification import HeldBatches
 
 
@@ -29,8 +29,7 @@ class FeatureStability:
     """
 
     def __init__(self, runner: Runner, optim_wrapper: OptimWrapper, pool: PromptPool, num_images: int) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._backbone = next(module for module in model.modules() if pool in module.children())
+        self._backbone = next(module for module in unwrapped(runner.model).modules() if pool in module.children())
         self._data = lambda: HeldBatches(runner, optim_wrapper, 1, runner.seed).inputs()[:num_images]
         self.reference: Optional[List[Tensor]] = None
 

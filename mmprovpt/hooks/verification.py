@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 from mmengine import dist
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from mmprovpt.prompts.pool import PromptPool
 from mmprovpt.relocation import virtual_gain
 
+from .find import unwrapped
 from .randomness import fixed_randomness
 
 
@@ -37,7 +37,7 @@ class HeldBatches:
             raise TypeError('verify_top, virtual gains and feature_stability draw training images by number, but '
                             f'{type(loader.dataset).__name__} is not indexable: leave them out, or use a map-style '
                             'dataset')
-        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model = unwrapped(runner.model)
         self._optim_wrapper = optim_wrapper
         self._seed = seed, dist.get_rank()
         size = loader.batch_sampler.batch_size

@@ -108,6 +108,12 @@ def adapt_to_cpu(cfg: Config) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    # FlexibleRunner does not read that, but has the strategy wrap the model.
+    if 'runner_type' in cfg:
+        strategy = cfg.get('strategy') or dict(type='DDPStrategy')
+        if strategy['type'] == 'DDPStrategy':
+            wrapper = strategy.get('model_wrapper') or dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+            cfg.strategy = dict(strategy, model_wrapper=dict(wrapper, device_ids=None))
 
 
 def sync_bn_to_bn(node) -> None:
