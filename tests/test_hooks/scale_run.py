@@ -39,6 +39,8 @@ RUNS = dict(
     sharded=dict(custom_hooks=[], runner_type='FlexibleRunner', strategy=dict(
         type='FSDPStrategy', model_wrapper=dict(device_id='cpu'))),
 )
+# What how many processes do.
+PROCESSES = {4: ['vit', 'bfloat16', 'verified'], 2: ['swin', 'accumulated', 'flexible', 'sharded']}
 AGREEING = 'tokens', 'blocks', 'momentum', 'head'
 
 
@@ -165,14 +167,22 @@ def refused(folder, world_size):
     return said
 
 
-def main(folder, names):
-    world_size, rank = int(os.environ['WORLD_SIZE']), os.environ['RANK']
-    results = {name: train(name, folder, world_size) for name in names}
-    if 'sharded' in names:
-        results['refused'] = refused(folder, world_size)
+def main(folder):
+    """First all processes that torchrun has started, then some of them, which saves starting others."""
+    rank, results = int(os.environ['RANK']), {}
+    for world_size, names in PROCESSES.items():
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            if rank >= world_size:
+                break
+            torch.distributed.init_process_group(
+                'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world_size)
+        results[world_size] = {name: train(name, f'{folder}/{world_size}', world_size) for name in names}
+    if rank < world_size:
+        results[world_size]['refused'] = refused(folder, world_size)
     torch.save(results, f'{folder}/{rank}.pth')
     os._exit(0)  # at the interpreter's end gloo's threads now and then abort it, when all has been written
 
 
 if __name__ == '__main__':
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1])

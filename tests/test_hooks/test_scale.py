@@ -8,31 +8,32 @@ import pytest
 import torch
 from mmengine.registry import MODEL_WRAPPERS
 from test_hooks import scale_run
-from test_hooks.scale_run import AGREEING, LR, train
+from test_hooks.scale_run import AGREEING, LR, PROCESSES, train
 from torch import nn
 
 from mmprovpt.hooks.find import find_pool
 
-PROCESSES = {2: ['swin', 'accumulated', 'flexible', 'sharded'], 4: ['vit', 'bfloat16', 'verified']}
 EQUAL = [(processes, name) for processes, names in PROCESSES.items() for name in names
          if name in ('vit', 'swin', 'accumulated', 'flexible')]
 
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
-    """By number of processes: what each rank got, and the folder."""
-    found = {}
-    for processes, names in PROCESSES.items():
-        folder = tmp_path_factory.mktemp(f'processes{processes}')
-        root = Path(__file__).parents[2]
-        subprocess.run(
-            [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
-             scale_run.__file__, folder, *names],
-            env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
-                     PYTHONPATH=f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'),
-            timeout=180, check=True)
-        found[processes] = [torch.load(folder / f'{rank}.pth') for rank in range(processes)], folder
-    return found
+def folder(tmp_path_factory):
+    """Where the processes have run."""
+    path, root = tmp_path_factory.mktemp('processes'), Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={max(PROCESSES)}',
+         scale_run.__file__, path], timeout=300, check=True,
+        env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
+                 PYTHONPATH=f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'))
+    return path
+
+
+@pytest.fixture(scope='module')
+def results(folder):
+    """By number of processes: what each rank got, by name of the run."""
+    ranks = [torch.load(folder / f'{rank}.pth') for rank in range(max(PROCESSES))]
+    return {processes: [rank[processes] for rank in ranks[:processes]] for processes in PROCESSES}
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +65,7 @@ def assert_same(one, other, rtol=1e-4, atol=1e-5):
 @pytest.mark.parametrize('processes,name', [(n, name) for n, names in PROCESSES.items() for name in names
                                             if name != 'sharded'])
 def test_ranks_agree(results, processes, name):
-    first, *others = [rank[name] for rank in results[processes][0]]
+    first, *others = [rank[name] for rank in results[processes]]
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in AGREEING)
         assert other['rows'] == []  # rank 0 alone keeps the books
@@ -74,7 +75,7 @@ def test_ranks_agree(results, processes, name):
 
 @pytest.mark.parametrize('processes,name', EQUAL)
 def test_equals_one_process(results, alone, processes, name):
-    assert_same(results[processes][0][0][name], alone(name))
+    assert_same(results[processes][0][name], alone(name))
 
 
 def test_accumulating_equals_a_larger_batch(alone):
@@ -94,28 +95,27 @@ def test_flexible_runner_equals_runner_and_scales_the_learning_rate(alone):
 
 def test_bfloat16_measures_the_same(results, alone):
     """Rounding apart, which is 0.4 % of every number on the way."""
-    first, expected = results[4][0][0]['bfloat16']['rows'][0], alone('bfloat16')['rows'][0]
+    first, expected = results[4][0]['bfloat16']['rows'][0], alone('bfloat16')['rows'][0]
     assert first['prompt'] == expected['prompt']
     assert first['loss'] == pytest.approx(expected['loss'], rel=0.02)
     assert first['idleness'] == pytest.approx(expected['idleness'], rel=0.1)
 
 
 @pytest.mark.parametrize('name', ['vit', 'flexible'])
-def test_one_process_resumes_what_several_began(results, alone, name, tmp_path):
-    """The checkpoint is from the middle of a period."""
-    processes = next(n for n, names in PROCESSES.items() if name in names)
-    checkpoint = results[processes][1] / name / 'iter_3.pth'
+def test_one_process_resumes_what_several_began(folder, alone, name, tmp_path):
+    """From the end of a period on; within one, more processes have brought more losses to its mean."""
+    checkpoint, = folder.glob(f'*/{name}/iter_6.pth')
     assert_same(train(name, tmp_path, load_from=str(checkpoint), resume=True), alone(name))
 
 
 def test_what_is_communicated(results):
     """The formula of docs/scaling.md, with N = 9 prompts; rows that cross Swin's stages are up to 48 wide."""
     state = 4 * (2 * 9 + 4), 4 * 2
-    merges = 3 + 1 + 2  # relocations, end of training, checkpoints after iterations 3 and 6
-    sent = results[4][0][0]['vit']['sent']
+    merges = 3 + 2 + 2  # relocations, checkpoints after iterations 3 and 6, the end of the loop and of training
+    sent = results[4][0]['vit']['sent']
     assert sorted(size for name, size in sent if name == 'all_reduce') == sorted(state * merges)
     assert [size for name, size in sent if name == 'broadcast'] == [16] * 3
-    swin = results[2][0][0]['swin']
+    swin = results[2][0]['swin']
     crossed = sum(row['from'] is not None and row['from'] // 2 != row['to'] // 2 for row in swin['rows'])
     assert crossed >= 1
     assert [size for name, size in swin['sent'] if name == 'broadcast' and size != 16] == [4 * 48] * crossed
@@ -124,14 +124,14 @@ def test_what_is_communicated(results):
 def test_sharded_prompts_train_as_others(results, tmp_path):
     """FSDP without relocation: what it gathers is what one process trains."""
     expected = train('sharded', tmp_path, custom_hooks=[], strategy=dict(type='SingleDeviceStrategy'))
-    for rank in results[2][0]:
+    for rank in results[2]:
         for key in ('tokens', 'head'):
             torch.testing.assert_close(rank['sharded'][key], expected[key], rtol=1e-4, atol=1e-5)
-    assert sorted(rank['sharded']['local'] for rank in results[2][0])[0] < expected['tokens'].numel()
+    assert sorted(rank['sharded']['local'] for rank in results[2])[0] < expected['tokens'].numel()
 
 
 def test_sharded_prompts_do_not_move(results):
-    for rank in results[2][0]:
+    for rank in results[2]:
         (relocating, iterations), (saving, others) = rank['refused']
         assert 'PromptRelocationHook needs whole parameters in each process' in relocating
         assert 'PromptCheckpointHook needs whole parameters in each process' in saving
