@@ -73,6 +73,8 @@ def build_model(cfg: Config) -> torch.nn.Module:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner, on CPU too; where that fails, leave no new work directory behind."""
+    if cfg.get('env_cfg') is None:
+        cfg.env_cfg = dict(dist_cfg=dict(backend='nccl'))  # Runner's default; FlexibleRunner fails without
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
     existed = osp.exists(cfg.work_dir)

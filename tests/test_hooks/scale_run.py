@@ -108,7 +108,7 @@ def config(work_dir, world_size, backbone='timm-vit', criterion='gate_fisher', a
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3, save_last=False),
                            timer=None, logger=None),
         launcher='none' if world_size == 1 else 'pytorch', default_scope='mmengine', randomness=dict(seed=3),
-        env_cfg=dict(dist_cfg=dict(backend='gloo')), log_level='WARNING', work_dir=str(work_dir),
+        log_level='WARNING', work_dir=str(work_dir),
         experiment_name=str(work_dir)))
     cfg.merge_from_dict(dict(optim_wrapper=optim_wrapper or {}))
     for key, value in more.items():
