@@ -32,7 +32,7 @@ from .stability import FeatureStability
 from .verification import HeldBatches
 
 CHECKPOINT_KEY = 'prompt_relocation'
-VIRTUAL_BATCHES = 2  # of rank 0, forward and backward, per pruned prompt
+VIRTUAL_BATCHES = 2  # of each process, forward and backward, per pruned prompt
 
 
 @HOOKS.register_module()
@@ -264,6 +264,10 @@ class PromptRelocationHook(Hook):
             if stability and moves:
                 with self._pool.without(*(move.prompt for move in moves)):
                     stability['pruning'] = self._stability.changed()
+        if 'virtual' in self.relocator.allocator.signals:
+            # Until rank 0, which is done here, names no prompt.
+            while self._virtual_gain(runner) is not None:
+                continue
         dist.broadcast(decision)
         for prompt, block in decision.tolist():
             if prompt >= 0:
@@ -301,9 +305,22 @@ class PromptRelocationHook(Hook):
         if 'virtual' in wanted:
             signals['virtual'] = torch.full((num_blocks, ), float('nan'))
             if prompt is not None:
-                batches = HeldBatches(runner, self._optim_wrapper, VIRTUAL_BATCHES, runner.seed + self._boundary)
-                signals['virtual'] = batches.virtual_gain(self._pool, prompt)
+                signals['virtual'] = self._virtual_gain(runner, prompt)
         return signals
+
+    def _virtual_gain(self, runner: Runner, prompt: int = -1) -> Optional[Tensor]:
+        """Virtual gains (L,) of the prompt that rank 0 names, None if it names none (-1); every rank must call it.
+
+        Rank 0 could not do it alone: the losses of some heads communicate.
+        """
+        named = torch.tensor([prompt])
+        dist.broadcast(named)
+        if named < 0:
+            return None
+        batches = HeldBatches(runner, self._optim_wrapper, VIRTUAL_BATCHES, runner.seed + self._boundary)
+        gains = batches.virtual_gain(self._pool, int(named))
+        dist.all_reduce(gains, 'mean')
+        return gains
 
     def _move(self, prompt: int, block: int) -> None:
         """Carry out a decision, the same on every rank."""

@@ -62,7 +62,13 @@ class PromptedClassifier(BaseModel):
 
     def forward(self, inputs, targets=None, mode='tensor'):
         logits = self.head(self.backbone(inputs))
-        return dict(loss=F.cross_entropy(logits.float(), targets)) if mode == 'loss' else logits
+        if mode != 'loss':
+            return logits
+        count = torch.tensor(float(len(targets)))
+        if torch.distributed.is_initialized():  # the mean over processes, as dense heads divide by numbers of objects
+            torch.distributed.all_reduce(count)
+            count /= torch.distributed.get_world_size()
+        return dict(loss=F.cross_entropy(logits.float(), targets, reduction='sum') / count)
 
 
 @DATASETS.register_module(force=True)
