@@ -115,6 +115,13 @@ def test_what_is_communicated(results):
     sent = results[4][0]['vit']['sent']
     assert sorted(size for name, size in sent if name == 'all_reduce') == sorted(state * merges)
     assert [size for name, size in sent if name == 'broadcast'] == [16] * 3
+    verified = results[4][0]['verified']  # verify_top=2, three blocks
+    freed = sum(row['prompt'] is not None for row in verified['rows'])
+    assert freed >= 1
+    assert verified['sent'].count(('all_reduce', 4)) == 3 * (2 + 1)
+    assert verified['sent'].count(('all_reduce', 4 * 3)) == freed
+    assert verified['sent'].count(('broadcast', 8)) == freed + 3
+    assert verified['sent'].count(('broadcast', 16)) == 3 + 3  # nominees and decisions
     swin = results[2][0]['swin']
     crossed = sum(row['from'] is not None and row['from'] // 2 != row['to'] // 2 for row in swin['rows'])
     assert crossed >= 1
