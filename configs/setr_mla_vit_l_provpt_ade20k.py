@@ -1,0 +1,2 @@
+# PRO-VPT: as its VPT twin, and prompts relocate.
+_base_ = ['setr_mla_vit_l_vpt_ade20k.py', '_base_/methods/provpt_160k.py']

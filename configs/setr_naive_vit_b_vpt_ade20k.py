@@ -1,0 +1,9 @@
+# VPT-Deep: SETR-Naive on ADE20k, ViT-B/16 pre-trained on ImageNet-21k and frozen, 160k iterations.
+_base_ = 'setr_naive_vit_l_vpt_ade20k.py'
+
+# The blocks: setr_pup_vit_b_vpt_ade20k.py.
+model = dict(
+    backbone=dict(
+        arch='base', out_indices=[4, 7, 9, 11], init_cfg=dict(checkpoint='checkpoints/vit_b16_in21k.pth')),
+    decode_head=dict(in_channels=768),
+    auxiliary_head=[dict(head, in_channels=768) for head in _base_.model.auxiliary_head])

@@ -1,0 +1,10 @@
+# VPT-Deep: SETR-Naive on ADE20k, ViT-L/16 pre-trained on ImageNet-21k and frozen, 160k iterations.
+# Why the path is found so: setr_pup_vit_l_vpt_ade20k.py.
+_base_ = [
+    __import__('mmengine').utils.get_installed_path('mmseg') +
+    '/.mim/configs/setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512.py', '_base_/setr_ade20k.py'
+]
+
+data_preprocessor = _base_.in21k_pixels
+model = dict(data_preprocessor=data_preprocessor, backbone=dict(_base_.backbone, _delete_=True))
+tta_pipeline = _base_.multi_scale
