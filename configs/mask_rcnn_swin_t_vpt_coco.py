@@ -6,3 +6,4 @@ model = dict(
     backbone=dict(
         type='mmprovpt.PromptedSwinTransformer',
         prompts=dict(type='StaticPrompts', num_tokens=10, dropout=0.1)))
+default_hooks = dict(classes=dict(type='mmprovpt.ClassCheckHook'))

@@ -1,7 +1,7 @@
 # VPT-Deep: SETR-PUP on ADE20k, ViT-L/16 pre-trained on ImageNet-21k and frozen, 160k iterations.
-# Not 'mmseg::setr/...': for that MMEngine wants a distribution called mmsegmentation, and OneDL's has another name. This is
-# where the module lies, whatever its distribution is called. MMEngine evaluates the expression when it reads the file; an
-# import statement would make the file a config of its lazy kind.
+# Not 'mmseg::setr/...': for that MMEngine wants a distribution called mmsegmentation, but OneDL's has another name.
+# This is where the module lies, whatever its distribution is called. MMEngine evaluates the expression when it reads
+# the file; an import statement would make the file a config of its lazy kind.
 _base_ = [
     __import__('mmengine').utils.get_installed_path('mmseg') +
     '/.mim/configs/setr/setr_vit-l_pup_8xb2-160k_ade20k-512x512.py', '_base_/setr_ade20k.py'
@@ -10,3 +10,4 @@ _base_ = [
 data_preprocessor = _base_.in21k_pixels
 model = dict(data_preprocessor=data_preprocessor, backbone=dict(_base_.backbone, _delete_=True))
 tta_pipeline = _base_.multi_scale
+default_hooks = dict(classes=dict(type='mmprovpt.ClassCheckHook'))

@@ -1,10 +1,10 @@
 # What the SETR configs take from `_base_` by name; two bases must not both have a `model`.
 
-# MMPretrain's ViT, not MMSegmentation's: it reads the checkpoints that tools/model_converters/to_mmpretrain.py writes and
-# checks against timm, those of the classification configs. MMSegmentation's has no bias where it embeds patches and
-# would load the rest without a word. Positions of 224 px become those of 512 px at loading, bilinear as in MMSegmentation's
-# SETR and in timm's reader of .npz files. The class token stays for all three heads (MMSegmentation's MLA has none): the
-# weights that are frozen here were trained with it. As there, no norm follows the last block: SETR's heads begin with one.
+# MMPretrain's ViT, not MMSegmentation's: it reads the checkpoints of the classification configs, which are checked
+# against timm (docs/weights.md). MMSegmentation's embeds patches without the bias that these weights have. Positions of
+# 224 px become those of 512 px at loading, bilinear, as in MMSegmentation's SETR and timm's reader of .npz files. The
+# class token stays for all three heads (MMSegmentation's MLA has none): the weights, frozen here, were trained with it.
+# As in MMSegmentation, no norm follows the last block: SETR's heads begin with one.
 backbone = dict(
     _scope_='mmpretrain',
     type='mmprovpt.PromptedVisionTransformer',

@@ -1,6 +1,9 @@
-"""Classes of an image folder that do not fit, before anything is trained."""
+"""Classes of the data that do not fit the model, before anything is trained."""
+from typing import Iterator, Tuple
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmprovpt.registry import HOOKS
@@ -8,14 +11,18 @@ from mmprovpt.utils.preflight import ConfigError
 
 from .find import unwrapped
 
+# Their numbers are not those of the data set's classes: features, objects against background, stuff beside things.
+_OTHER_CLASSES = {'backbone', 'rpn_head', 'semantic_head'}
+
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Compare the classes that data sets find with the head's number, and those of validation with those of training.
+    """Compare the classes of data sets with the heads' numbers, and those of validation with those of training.
 
-    A data set that reads its classes off folders numbers them by itself: with another folder in validation the same
-    number would mean another class. MMPretrain's ClassNumCheckHook looks at numbers only, and at validation only when
-    it starts.
+    It serves classification, detection and segmentation. A data set that reads its classes off folders numbers them by
+    itself: with another folder in validation the same number would mean another class. One that takes their names from
+    its metainfo leaves out the annotations of all others. MMPretrain's ClassNumCheckHook and MMDetection's
+    NumClassCheckHook look at numbers only, and at validation only when it starts; MMSegmentation has none.
 
     Raises:
         ConfigError: Before training (or testing), if they differ.
@@ -24,30 +31,56 @@ class ClassCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check training's data set and validation's."""
         train = runner.train_dataloader.dataset
-        _check_number(runner, train, 'train_dataloader')
+        _check(runner, train, 'train_dataloader')
         if runner.val_loop is None:
             return
         val = runner.val_dataloader.dataset
-        _check_number(runner, val, 'val_dataloader')
+        _check(runner, val, 'val_dataloader')
         if _classes(train) != _classes(val):
             differing = sorted(set(_classes(train)) ^ set(_classes(val))) or 'their order'
-            raise ConfigError(f'train_dataloader and val_dataloader have other classes, they differ in {differing}: '
-                              'both need a folder for each class')
+            raise ConfigError('train_dataloader and val_dataloader have other classes, they differ in '
+                              f'{differing}: both need the same, from metainfo or from a folder for each class')
 
     def before_test(self, runner: Runner) -> None:
         """Check the data set of the test."""
-        _check_number(runner, runner.test_dataloader.dataset, 'test_dataloader')
+        _check(runner, runner.test_dataloader.dataset, 'test_dataloader')
 
 
-def _check_number(runner: Runner, dataset: Dataset, key: str) -> None:
-    wanted, found = unwrapped(runner.model).head.num_classes, len(_classes(dataset))
-    if wanted != found:
-        raise ConfigError(f'model.head.num_classes is {wanted}, but {key}.dataset has {found} classes: '
-                          f'{", ".join(_classes(dataset)[:20])}{", …" if found > 20 else ""}')
+def _check(runner: Runner, dataset: Dataset, key: str) -> None:
+    classes = _classes(dataset)
+    for head, wanted in _class_numbers(unwrapped(runner.model)):
+        if wanted != len(classes):
+            raise ConfigError(f'model.{head}.num_classes is {wanted}, but {key}.dataset has {len(classes)} classes: '
+                              f'{", ".join(classes[:20])}{", …" if len(classes) > 20 else ""}')
+    for inner in _innermost(dataset):
+        # Of the categories in a COCO file, those whose names are among the classes.
+        if len(getattr(inner, 'cat_ids', classes)) < len(_classes(inner)):
+            raise ConfigError(f'{key}.dataset: {inner.ann_file} has categories for only {len(inner.cat_ids)} of the '
+                              f'{len(_classes(inner))} classes: {", ".join(_classes(inner)[:20])}. Names in '
+                              "metainfo=dict(classes=(...)) must be the file's")
 
 
-def _classes(dataset: Dataset) -> tuple:
+def _class_numbers(model: nn.Module) -> Iterator[Tuple[str, int]]:
+    for name, module in model.named_modules():
+        number = getattr(module, 'num_classes', None)
+        # MMSegmentation's segmentors repeat the number of their (last) head.
+        if name and number is not None and not _OTHER_CLASSES.intersection(name.split('.')):
+            yield name, number
+
+
+def _innermost(dataset: Dataset) -> Iterator[Dataset]:
+    """The data sets in wrappers (RepeatDataset, ConcatDataset), or the data set itself."""
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if inner == [None]:
+        yield dataset
+    else:
+        for part in inner:
+            yield from _innermost(part)
+
+
+def _classes(dataset: Dataset) -> Tuple[str, ...]:
     classes = dataset.metainfo.get('classes')
-    if not classes:
-        raise ConfigError(f'{type(dataset).__name__} knows no names of its classes: set metainfo=dict(classes=[...])')
+    if not classes or isinstance(classes, str):
+        raise ConfigError(f'{type(dataset).__name__} has {classes!r} for names of its classes: set '
+                          "metainfo=dict(classes=('first', 'second')), and with one class ('first', )")
     return tuple(classes)

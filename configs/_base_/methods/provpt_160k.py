@@ -1,4 +1,4 @@
-# Prompts relocate after every 1600 of 160,000 iterations: 100 times, as in the paper's classification runs (100 epochs).
+# Prompts relocate after every 1600 of 160,000 iterations: 100 times, as in the paper's classification (100 epochs).
 custom_hooks = [
     dict(
         type='mmprovpt.PromptRelocationHook',
