@@ -13,6 +13,7 @@ import timm
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import get_installed_path
@@ -22,7 +23,7 @@ from timm.models import load_checkpoint
 
 from mmprovpt.utils.convert_weights import convert
 from mmprovpt.utils.parameters import count_config
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.utils.preflight import ConfigError, check_config
 from mmprovpt.utils.setup import sync_bn_to_bn
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def test_setr_is_mmsegs(head):
     changed = {key for key in differences(theirs, ours) if not key.startswith('model.backbone.')}
     values = {'backbone', 'in21k_pixels', 'multi_scale'}  # of _base_/setr_ade20k.py
     assert changed - values == {
-        'default_hooks.classes', 'tta_pipeline', 'data_preprocessor.mean', 'data_preprocessor.std',
+        'default_hooks.classes', 'auto_scale_lr', 'tta_pipeline', 'data_preprocessor.mean', 'data_preprocessor.std',
         'model.data_preprocessor.mean', 'model.data_preprocessor.std'}
     backbone = ours['model']['backbone']
     # The same blocks feed the heads, in the same width, at the same size.
@@ -382,6 +383,31 @@ def test_multi_scale_is_ratios_of_single_scale_and_flip(ade20k):
         assert sample.gt_sem_seg.data.shape == (1, 70, 90)
         assert set(sample.gt_sem_seg.data.unique().tolist()) == {0, 1, 255}
     torch.testing.assert_close(many['inputs'][5], many['inputs'][4].flip(-1))
+
+
+@pytest.mark.parametrize('options, rate', [
+    ({}, 0.001), ({'optim_wrapper.paramwise_cfg.custom_keys.prompts.lr_mult': 100}, 0.1)])  # as docs/dense.md says
+def test_learning_rates_of_setr(options, rate):
+    cfg = small_setr(config('setr_pup_vit_b_provpt_ade20k'))
+    cfg.merge_from_dict(options)
+    model = build(cfg)
+    names = {id(parameter): name.split('.')[0] for name, parameter in model.named_parameters()}
+    rates = {(names[id(group['params'][0])], group['lr']) for group in
+             build_optim_wrapper(model, cfg.optim_wrapper).param_groups if group['params'][0].requires_grad}
+    assert rates == {('backbone', rate), ('decode_head', 0.01), ('auxiliary_head', 0.01)}
+
+
+def test_missing_data_and_weights_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        check_config(config('setr_pup_vit_b_provpt_ade20k'))
+    message = str(error.value)
+    for line in ("train_dataloader.dataset.data_prefix.img_path = 'images/training': no such directory",
+                 f'looked for: {tmp_path}/data/ade/ADEChallengeData2016/annotations/validation',
+                 'what to do: put ADE20k there (docs/dense.md), or override data_root with --cfg-options',
+                 "model.backbone.init_cfg.checkpoint = 'checkpoints/vit_b16_in21k.pth': no such file",
+                 'what to do: get it as docs/weights.md says'):
+        assert line in message
 
 
 def test_mask_rcnn_trains_with_images_without_objects(coco, tmp_path):

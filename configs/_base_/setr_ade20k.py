@@ -22,6 +22,9 @@ backbone = dict(
 # Frozen weights want the pixels of their pre-training, and ViT-L_16.npz and ViT-B_16.npz had -1 to 1.
 in21k_pixels = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5])
 
+# MMSegmentation's learning rate is for 8 GPUs with 2 images each (--auto-scale-lr).
+auto_scale_lr = dict(base_batch_size=16)
+
 # MMSegmentation's ratios and flip, but of the single scale and not of the file's own size.
 multi_scale = [
     dict(type='LoadImageFromFile'),

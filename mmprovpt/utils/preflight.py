@@ -236,4 +236,6 @@ def _advice(path, found):
         return 'put the checkpoint there, or name another with --cfg-options KEY=PATH'
     if 'data/coco' in path.replace('\\', '/'):
         return 'put COCO 2017 there (see README.md), or override the key with --cfg-options'
+    if 'data/ade' in path.replace('\\', '/'):
+        return 'put ADE20k there (docs/dense.md), or override data_root with --cfg-options'
     return 'put the data set there, or override the key (or data_root) with --cfg-options'
