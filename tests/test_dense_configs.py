@@ -24,7 +24,7 @@ from timm.models import load_checkpoint
 from mmprovpt.utils.convert_weights import convert
 from mmprovpt.utils.parameters import count_config
 from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import sync_bn_to_bn
+from mmprovpt.utils.setup import read_config, sync_bn_to_bn
 
 ROOT = Path(__file__).parents[1]
 MASK_RCNN = ('', '_amp', '_ms_crop_3x', '_amp_ms_crop_3x')
@@ -133,6 +133,15 @@ def test_mmseg_is_found_by_its_module(distribution, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, 'mmseg', raising=False)
     assert Config.fromfile(ROOT / 'configs/setr_pup_vit_l_vpt_ade20k.py').another.lr == 7
+
+
+@pytest.mark.parametrize('package, name', [
+    ('mmseg', 'setr_pup_vit_b_provpt_ade20k'), ('mmdet', 'mask_rcnn_swin_t_provpt_coco')])
+def test_without_the_codebase(package, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # find_spec then finds none
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda given: given != package)
+    with pytest.raises(ConfigError, match=f'{name}.py needs a package that is not installed: .*{package}'):
+        read_config(ROOT / f'configs/{name}.py')
 
 
 def conv_bn(kernel, inputs, outputs):

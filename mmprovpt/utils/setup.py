@@ -36,11 +36,14 @@ def read_config(path, options: Optional[dict] = None) -> Config:
     """A config file, with overrides (keys with dots).
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: There is no such file, or it inherits from a package that is not installed.
     """
     if not osp.isfile(path):
         raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
     cfg.merge_from_dict(options or {})
     return cfg
 
