@@ -176,7 +176,7 @@ def test_parameters_of_setr(head, size, width, blocks):
 def test_parameters_of_mask_rcnn():
     widths = [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2
     conv = 9 * 256 * 256 + 256
-    fpn = sum(257 * width if width == 256 else width * 256 + 256 for width in (96, 192, 384, 768)) + 4 * conv
+    fpn = sum(256 * (width + 1) for width in (96, 192, 384, 768)) + 4 * conv
     rpn = conv + 257 * 3 * (1 + 4)
     boxes = (256 * 49 + 1) * 1024 + 1025 * 1024 + 1025 * (81 + 4 * 80)
     masks = 4 * conv + 4 * 256 * 256 + 256 + 257 * 80
