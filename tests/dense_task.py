@@ -1,0 +1,125 @@
+"""The configs of dense tasks made small, and data in the layouts that they expect."""
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from mmprovpt.utils.setup import sync_bn_to_bn
+
+ROOT = Path(__file__).parents[1]
+SMALL_VIT = dict(embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)
+
+
+@functools.lru_cache(None)
+def parse(name):
+    return Config.fromfile(ROOT / f'configs/{name}.py').to_dict()
+
+
+def config(name):
+    return Config(parse(name))
+
+
+def build(cfg):
+    sync_bn_to_bn(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def small_setr(cfg):
+    cfg.model.backbone.update(arch=SMALL_VIT, out_indices=[0, 1, 2, 3], img_size=64, init_cfg=None)
+    if 'neck' in cfg.model:
+        cfg.model.neck.in_channels = [24] * 4
+    else:
+        for head in [cfg.model.decode_head, *cfg.model.auxiliary_head]:
+            head.update(in_channels=24, channels=8)
+    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.test_cfg.update(crop_size=(64, 64), stride=(48, 48))
+    for transform in cfg.train_dataloader.dataset.pipeline:
+        transform.update(dict(RandomResize=dict(scale=(256, 64)), RandomCrop=dict(crop_size=(64, 64))).get(
+            transform.type, {}))
+    for phase in ('val', 'test'):
+        cfg[f'{phase}_dataloader'].dataset.pipeline[1].scale = (256, 64)
+    for resize in cfg.tta_pipeline[1].transforms[0]:
+        resize.scale = tuple(side // 16 for side in resize.scale)
+    return cfg
+
+
+def small_mask_rcnn(cfg):
+    cfg.model.backbone.update(embed_dims=12, depths=[2, 1, 1, 1], init_cfg=None, convert_weights=False)
+    cfg.model.neck.update(in_channels=[12, 24, 48, 96], out_channels=16)
+    cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
+    roi = cfg.model.roi_head
+    roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 16
+    roi.bbox_head.update(in_channels=16, fc_out_channels=32)
+    roi.mask_head.update(in_channels=16, conv_out_channels=16)
+    cfg.model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
+    cfg.model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
+    cfg.model.test_cfg.rcnn.update(score_thr=0., max_per_img=5)  # an untrained head is sure of nothing
+    for phase in ('train', 'val', 'test'):
+        for transform in cfg[f'{phase}_dataloader'].dataset.pipeline:
+            if transform.type == 'Resize':
+                transform.scale = (100, 64)
+    return cfg
+
+
+def pixels(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write_ade20k(root):
+    """Images with labels 0 (other), 1 and 2; one of the two for training is labelled 'other' throughout."""
+    for split, count in (('training', 2), ('validation', 1)):
+        for number in range(count):
+            for kind in ('images', 'annotations'):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels(70, 90, number)).save(root / f'images/{split}/{number}.jpg')
+            labels = np.zeros((70, 90), np.uint8)
+            if split == 'validation' or number:
+                labels[:40, 10:], labels[40:] = 1, 2
+            Image.fromarray(labels).save(root / f'annotations/{split}/{number}.png')
+    return root
+
+
+def write_coco(root):
+    """Three images of 64 x 80 px for each split, the last without a single object."""
+    import mmdet.datasets
+    names = mmdet.datasets.CocoDataset.METAINFO['classes']
+    images = [dict(id=number, file_name=f'{number}.jpg', height=64, width=80) for number in range(3)]
+    boxes = [(0, 3, (4, 4, 30, 30)), (0, 7, (40, 10, 30, 40)), (1, 3, (10, 20, 50, 40))]
+    annotations = [
+        dict(id=i, image_id=image, category_id=category, bbox=[x, y, w, h], area=w * h, iscrowd=0,
+             segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
+        for i, (image, category, (x, y, w, h)) in enumerate(boxes, 1)]
+    categories = [dict(id=number, name=name) for number, name in enumerate(names)]
+    (root / 'annotations').mkdir()
+    for split in ('train2017', 'val2017'):
+        (root / split).mkdir()
+        for image in images:
+            Image.fromarray(pixels(64, 80, image['id'])).save(root / split / image['file_name'])
+        (root / f'annotations/instances_{split}.json').write_text(
+            json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return root
+
+
+def localise(cfg, root, folder):
+    """Data in a folder, in this process, and two iterations with a relocation after each."""
+    for phase in ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'].update(num_workers=0, persistent_workers=False)
+        cfg[f'{phase}_dataloader'].dataset.data_root = str(root)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if 'ann_file' in evaluator:
+            evaluator.ann_file = str(root / 'annotations/instances_val2017.json')
+    cfg.train_dataloader.batch_size = 2
+    cfg.custom_hooks[0].update(interval=1, draw_interval=0)
+    if 'max_iters' in cfg.train_cfg:
+        cfg.train_cfg.update(max_iters=2, val_interval=2)
+    else:
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        cfg.train_dataloader.dataset.filter_cfg.update(filter_empty_gt=False)
+    cfg.work_dir, cfg.experiment_name = str(folder), f'dense_{folder.name}'
+    sync_bn_to_bn(cfg.model)
+    return cfg
