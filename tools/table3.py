@@ -20,13 +20,13 @@ from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
 from mmprovpt.hooks.find import find_pool
+from mmprovpt.utils.find import HOOK, find_hooks, find_prompts
 from mmprovpt.utils.preflight import ConfigError
 from mmprovpt.utils.setup import read_config, user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',
         'g_provpt', 'adding')
-HOOK = 'PromptRelocationHook'
 TIMES = ('data_time', 'time', 'step', 'epoch', 'iter', 'lr', 'memory')  # what else is in a line of metrics
 
 
@@ -43,20 +43,9 @@ def read_task(path: str, options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def find_prompts(node) -> Optional[ConfigDict]:
-    """The first ``prompts=dict(type=...)`` in a model's config."""
-    if isinstance(node, dict):
-        if isinstance(node.get('prompts'), dict) and 'type' in node['prompts']:
-            return node['prompts']
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        return next((found for found in map(find_prompts, node) if found is not None), None)
-    return None
-
-
 def find_hook(cfg: Config) -> Optional[ConfigDict]:
     """The relocation hook among a config's custom hooks, if there is exactly one."""
-    mine = [hook for hook in cfg.get('custom_hooks') or [] if str(hook.get('type')).split('.')[-1] == HOOK]
+    mine = find_hooks(cfg)
     return mine[0] if len(mine) == 1 else None
 
 

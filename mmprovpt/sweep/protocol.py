@@ -4,6 +4,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
+from mmprovpt.utils.find import find_hooks, find_prompts, type_name
 from mmprovpt.utils.preflight import ConfigError, check_config
 from mmprovpt.utils.setup import read_config
 
@@ -75,7 +76,7 @@ def phase_options(task: Config, phase: str, options: Optional[dict] = None) -> d
 
 def splits_of(task: Config, phase: str) -> Tuple[str, ...]:
     """Splits of training and evaluation, if the data set is a known one."""
-    dataset = str(task.train_dataloader.dataset.get('type')).split('.')[-1]
+    dataset = type_name(task.train_dataloader.dataset)
     return SPLITS.get(dataset, {}).get(phase, ())
 
 
@@ -200,7 +201,7 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
     dataset = task.train_dataloader.dataset
     return dict(
         config=name,
-        dataset=str(dataset.get('type')).split('.')[-1],
+        dataset=type_name(dataset),
         task=dataset.get('task') or dataset.get('name') or name,
         method=method_of(task),
         metric=metric,
@@ -217,7 +218,6 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
 
 def method_of(task: Config) -> str:
     """How the paper calls what a config trains."""
-    hooks = [str(hook.get('type')).split('.')[-1] for hook in task.get('custom_hooks') or []]
-    if 'PromptRelocationHook' in hooks:
+    if find_hooks(task):
         return 'PRO-VPT'
-    return 'VPT-Deep' if task.model.get('backbone', {}).get('prompts') else 'Linear'
+    return 'VPT-Deep' if find_prompts(task.model) else 'Linear'

@@ -1,4 +1,5 @@
 """How many numbers a run trains."""
+import copy
 from typing import Optional
 
 from mmengine.config import Config
@@ -10,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 from mmprovpt.prompts import PromptPool
 from mmprovpt.relocation import ALLOCATORS, build
 from mmprovpt.relocation.allocator import Allocator
+
+from .find import find_backbones, find_hooks
 
 
 def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> int:
@@ -30,15 +33,22 @@ def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> 
 
 def count_config(cfg: Config) -> int:
     """``count_trainable`` of what a config builds, policy included, without initialising or loading the weights."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')), _Uninitialised():
-        model = MODELS.build(cfg.model)
-    hooks = [hook for hook in cfg.get('custom_hooks') or []
-             if str(hook.get('type')).split('.')[-1] == 'PromptRelocationHook']
+    model, hooks = build_uninitialised(cfg), find_hooks(cfg)
     if not hooks:
         return count_trainable(model)
     pool = next(module for module in model.modules() if isinstance(module, PromptPool))
     allocator = hooks[0].get('allocator', dict(type='PPOAllocator'))
     return count_trainable(model, build(allocator, ALLOCATORS, num_blocks=pool.num_blocks, seed=0))
+
+
+def build_uninitialised(cfg: Config) -> nn.Module:
+    """The model of a config with whatever numbers are in memory: for its parameters and shapes only."""
+    model = copy.deepcopy(cfg.model)
+    for backbone in find_backbones(model).values():
+        backbone.update({key: off for key, off in dict(pretrained=False, checkpoint_path='').items()
+                         if key in backbone and 'model_name' in backbone})  # timm loads when it constructs
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')), _Uninitialised():
+        return MODELS.build(model)
 
 
 class _Uninitialised(TorchFunctionMode):

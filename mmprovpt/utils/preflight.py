@@ -5,6 +5,8 @@ import re
 import zipfile
 from functools import partial
 
+from .find import type_name
+
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
 # Of a larger JSON file only the first and last bytes are checked: parsing takes seconds.
@@ -70,7 +72,7 @@ def _dataset_files(dataset, key):
     yield from _dataset_files(dataset.get('dataset'), f'{key}.dataset')
     for i, inner in enumerate(dataset.get('datasets') or []):
         yield from _dataset_files(inner, f'{key}.datasets.{i}')
-    if _type_name(dataset) in _TASK_DATASETS:
+    if type_name(dataset) in _TASK_DATASETS:
         yield from _task_files(dataset, key)
         return
     if not _is_on_disk(dataset):
@@ -97,7 +99,7 @@ def _dataset_files(dataset, key):
 
 
 def _task_files(dataset, key):
-    name = _type_name(dataset)
+    name = type_name(dataset)
     task, split = dataset.get('task', ''), dataset.get('split')
     try:
         folder = osp.join(dataset.get('data_root', _TASK_DATASETS[name]), _find_task(dataset)[0])
@@ -133,7 +135,7 @@ def _task_datasets(dataset, key):
     """Yield (config key, data set) for the data sets of this package, wherever they are nested."""
     if not isinstance(dataset, dict):
         return
-    if _type_name(dataset) in _TASK_DATASETS:
+    if type_name(dataset) in _TASK_DATASETS:
         yield key, dataset
     yield from _task_datasets(dataset.get('dataset'), f'{key}.dataset')
     for i, inner in enumerate(dataset.get('datasets') or []):
@@ -146,7 +148,7 @@ def _find_task(dataset):
     from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
     from mmprovpt.datasets.vtab1k_tasks import find_num_classes
     task = dataset.get('task', '')
-    if _type_name(dataset) == 'FGVC':
+    if type_name(dataset) == 'FGVC':
         entry = find_fgvc_task(task)
         return entry.folder, entry.num_classes
     return task, find_num_classes(task, dataset.get('num_classes'))
@@ -170,14 +172,9 @@ def _is_local(path) -> bool:
     return isinstance(path, str) and path != '' and not re.match(r'[A-Za-z][\w.+-]+:', path)
 
 
-def _type_name(node) -> str:
-    type_ = node.get('type')
-    return getattr(type_, '__name__', str(type_)).split('.')[-1]
-
-
 def _is_on_disk(dataset) -> bool:
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
-    if backend not in ('local', 'disk') or _type_name(dataset) in _DOWNLOADING:
+    if backend not in ('local', 'disk') or type_name(dataset) in _DOWNLOADING:
         return False
     return _is_local(dataset.get('data_root') or '.')
 

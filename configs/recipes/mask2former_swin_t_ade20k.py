@@ -1,0 +1,8 @@
+# Mask2Former, semantic segmentation: MMSegmentation's config of a Swin-T. Why the path is found so: docs/recipes.md.
+_base_ = (__import__('mmengine').utils.get_installed_path('mmseg') +
+          '/.mim/configs/mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py')
+prompts = dict(type='StaticPrompts', num_tokens=10)
+model = dict(backbone=dict(type='mmprovpt.PromptedSwinTransformer', prompts=prompts))
+# Pre-trained weights have a tenth of the learning rate there. Prompts are new.
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone.prompts.tokens': dict(lr_mult=1.0)}))
+custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1600, by_epoch=False)]

@@ -1,0 +1,13 @@
+# Mask R-CNN on a plain ViT-B, pre-trained by MAE, with a simple feature pyramid, as in ViTDet: all levels come from the
+# last map. Unlike there, all blocks attend globally, and MMSegmentation's neck resizes the map bilinearly where ViTDet
+# deconvolves it.
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+backbone = dict(
+    _delete_=True, type='mmprovpt.PromptedVisionTransformer', prompts=dict(type='StaticPrompts', num_tokens=10),
+    arch='base', out_type='featmap',
+    init_cfg=dict(type='Pretrained', checkpoint='checkpoints/vit_b16_mae.pth', prefix='backbone.'))
+neck = dict(
+    _delete_=True, type='mmseg.MultiLevelNeck', in_channels=[768], out_channels=256, scales=[4, 2, 1, 0.5, 0.25])
+model = dict(backbone=backbone, neck=neck)
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
+custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1000, by_epoch=False)]

@@ -1,0 +1,36 @@
+"""Where a config has prompts, backbones and hooks of relocation."""
+from typing import Dict, List, Optional
+
+HOOK = 'PromptRelocationHook'
+
+
+def type_name(node: dict) -> str:
+    """The ``type`` of a dict in a config, without scopes: ``'ViT'`` of ``'mmpretrain.ViT'`` or of the class itself."""
+    type_ = node.get('type')
+    return getattr(type_, '__name__', str(type_)).split('.')[-1]
+
+
+def find_hooks(cfg: dict) -> List[dict]:
+    """The relocation hooks among a config's custom hooks."""
+    return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) == HOOK]
+
+
+def find_prompts(node) -> Optional[dict]:
+    """The first ``prompts=dict(type=...)`` in a model's config."""
+    return next((found['prompts'] for found in _dicts(node).values()
+                 if isinstance(found.get('prompts'), dict) and 'type' in found['prompts']), None)
+
+
+def find_backbones(model: dict) -> Dict[str, dict]:
+    """The backbones in a model's config, by their path with dots, such as ``'detector.backbone'``; outer ones first."""
+    found = {path: node for path, node in _dicts(model).items() if path.split('.')[-1] == 'backbone' and 'type' in node}
+    return dict(sorted(found.items(), key=lambda item: item[0].count('.')))
+
+
+def _dicts(node, path: str = '') -> Dict[str, dict]:
+    """All dicts in a node, itself included, by their path, in depth-first order."""
+    found = {path: node} if isinstance(node, dict) else {}
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, value in inner:
+        found.update(_dicts(value, f'{path}.{key}'.lstrip('.')))
+    return found
