@@ -10,10 +10,11 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from PIL import Image
 
+from mmprovpt.hooks import PromptRelocationHook
 from mmprovpt.utils.parameters import build_uninitialised, count_config
 from mmprovpt.utils.setup import adapt_to_cpu, build_runner
 
@@ -28,8 +29,8 @@ MASK2FORMER = {
     'pixel_decoder.encoder.num_layers': 1, 'train_cfg.num_points': 64}
 # Of a region-based detector: narrow heads, few regions.
 REGIONS = {
-    'roi_head.mask_head.conv_out_channels': 16, 'roi_head.mask_head.num_convs': 1, 'train_cfg.rpn_proposal.max_per_img': 20,
-    'test_cfg.rpn.max_per_img': 20, 'test_cfg.rcnn.max_per_img': 5}
+    'roi_head.mask_head.conv_out_channels': 16, 'roi_head.mask_head.num_convs': 1,
+    'train_cfg.rpn_proposal.max_per_img': 20, 'test_cfg.rpn.max_per_img': 20, 'test_cfg.rcnn.max_per_img': 5}
 
 
 def below(prefix, options):
@@ -67,8 +68,8 @@ SHRINK = {
         **below('decode_head', dict(in_channels=32, channels=32, embed_dims=32, num_heads=2, num_layers=1))},
     'mask2former_swin_t_ade20k': {**below('backbone', SWIN), **below('decode_head', MASK2FORMER)},
     'swin_l_cub': {
-        'backbone.arch': dict(_delete_=True, embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8]), 'backbone.img_size': SIZE,
-        'backbone.pad_small_map': True, 'head.in_channels': 192},
+        'backbone.arch': dict(_delete_=True, embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8]),
+        'backbone.img_size': SIZE, 'backbone.pad_small_map': True, 'head.in_channels': 192},
 }
 # Widths of the blocks of each, from the papers of the backbones.
 SWIN_T = [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2
@@ -121,7 +122,7 @@ def small(name, folder, work_dir):
     cfg.merge_from_dict(below('model', SHRINK[name]))
     for node in (cfg.model, cfg.model.backbone):
         node.update({key: None for key in ('init_cfg', 'pretrained') if node.get(key)})
-    if 'size' in cfg.model.data_preprocessor:
+    if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (SIZE, SIZE)
     cfg.train_dataloader = dict(
         batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler'), dataset=dataset(cfg.default_scope, folder))
@@ -169,8 +170,15 @@ def test_every_recipe_is_tested_and_short():
         assert len(own) <= 10, path
 
 
+@pytest.fixture
+def plain_logs(monkeypatch):
+    """Without what takes half of the time and is tested elsewhere: the layout of the config's text, and the figure."""
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
+    monkeypatch.setattr(PromptRelocationHook, '_draw', lambda self, *args: None)
+
+
 @pytest.mark.parametrize('name', SHRINK)
-def test_trains_relocates_reloads(name, data, tmp_path):
+def test_trains_relocates_reloads(name, data, tmp_path, plain_logs):
     cfg = small(name, data, tmp_path)
     runner = build_runner(cfg)
     before = {}
@@ -191,7 +199,7 @@ def test_trains_relocates_reloads(name, data, tmp_path):
     assert lr == cfg.optim_wrapper.optimizer.lr
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        other = MODELS.build(cfg.model)
+        other = runner.build_model(cfg.model)
         load_checkpoint(other, str(tmp_path / 'iter_2.pth'), strict=True)
         assert all(torch.equal(value, after[key]) for key, value in other.state_dict().items())
         batch = next(iter(runner.train_dataloader))

@@ -48,12 +48,12 @@ def PromptedTIMMBackbone(prompts: dict, **kwargs) -> nn.Module:
 def _prompted(name: str, prompts: dict, kwargs: dict) -> nn.Module:
     if not isinstance(prompts, dict):
         raise TypeError(f"prompts={prompts!r}, but it must be a dict such as dict(type='StaticPrompts', num_tokens=10)")
-    backbone = _upstream(name)(**kwargs)
+    backbone = find_upstream(name)(**kwargs)
     inject_prompts(backbone, prompts)
     return backbone
 
 
-def _upstream(name: str) -> type:
+def find_upstream(name: str) -> type:
     """The class of that name in the current default scope, or else in mmpretrain."""
     current = DefaultScope.get_current_instance()
     scopes = dict.fromkeys([current.scope_name] if current else [])

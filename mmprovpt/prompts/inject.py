@@ -96,8 +96,9 @@ def find_blocks(backbone: nn.Module) -> List[Block]:
         if _is_attention(module) and not any(_inside(name, other) or _inside(other, name) for other in found)
     })
     if strangers or not found:
+        found = f'attention that takes no prompts: {", ".join(strangers)}' if strangers else 'no attention at all'
         raise ValueError(
-            f'{type(backbone).__name__} has attention that takes no prompts: {strangers or "none was found at all"}. '
+            f'{type(backbone).__name__} has {found}. Prompts are read by attention. '
             f'Supported attention classes are: {SUPPORTED_TEXT}.')
     return [_block(modules, name) for name in found]
 

@@ -8,6 +8,7 @@ from matrix import CASES, build, concatenating, images, loss, outputs
 
 from mmprovpt.prompts import PromptPool
 
+FREEZING = ['mmpretrain-vit', 'mmpretrain-deit', 'mmdet-swin', 'mmseg-swin', 'mmpretrain-swin']
 CHECKPOINTED = [name for name, case in CASES.items() if case.with_cp]
 
 
@@ -97,6 +98,19 @@ def test_frozen_part_stays_in_eval(case):
     assert {name for name, module in backbone.named_modules() if module.training} == {'', 'prompts'}
     backbone.eval()
     assert not any(module.training for module in backbone.modules())
+
+
+@pytest.mark.parametrize('name', FREEZING)
+def test_frozen_stages_change_nothing(name):
+    """Upstream freezes them again at each train(), but prompts are not in a stage."""
+    case = CASES[name]
+    backbones = [build(case, dict(num_tokens=2), frozen_stages=stages).train() for stages in (-1, 2)]
+    backbones[1].load_state_dict(backbones[0].state_dict())
+    for backbone in backbones:
+        loss(backbone, images(case)).backward()
+        assert {name for name, module in backbone.named_modules() if module.training} == {'', 'prompts'}
+    grads = [backbone.prompts.tokens.grad for backbone in backbones]
+    assert torch.equal(*grads) and grads[1].abs().sum(1).all()
 
 
 def test_state_dict_keys(case):

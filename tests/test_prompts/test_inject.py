@@ -44,7 +44,7 @@ def test_twice(vit):
 
 
 @pytest.mark.parametrize('scope, cfg, message', [
-    ('mmdet', dict(type='ResNet', depth=18), 'none was found at all'),
+    ('mmdet', dict(type='ResNet', depth=18), 'has no attention at all'),
     ('mmpretrain', dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=8), 'WindowMSAV2'),
     ('mmpretrain', dict(type='BEiTViT', arch='deit-tiny'), 'BEiTAttention'),
     ('mmpretrain', dict(type='DeiT3', arch='small'), 'not known to normalise its tokens before attention'),

@@ -1,0 +1,198 @@
+"""tools/add_provpt.py: what it writes is a config that trains, and what takes no prompts is refused."""
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import PixelData
+from tiny_task import TASK, write_images
+
+from mmprovpt.relocation import PPOAllocator
+from mmprovpt.utils.parameters import count_trainable
+from mmprovpt.utils.setup import build_runner
+
+ROOT = Path(__file__).parents[1]
+SWIN = "type='SwinTransformer', embed_dims=12, depths=(1, 1), num_heads=(2, 3), strides=(4, 2), out_indices=(0, 1)"
+PRETRAIN_SWIN = "type='mmpretrain.SwinTransformer', arch=dict(embed_dims=12, depths=(1, 1), num_heads=(2, 3)), " \
+    'out_indices=(0, 1), pad_small_map=True'
+VIT = "type='VisionTransformer', img_size=(32, 32), patch_size=8, embed_dims=16, num_layers=2, num_heads=2"
+DETECTOR = """dict(
+    type='RetinaNet', backbone=dict(BACKBONE), neck=dict(type='FPN', in_channels=[12, 24], out_channels=8, num_outs=5),
+    bbox_head=dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8),
+    train_cfg=dict(allowed_border=-1, pos_weight=-1, debug=False, assigner=dict(
+        type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1)))"""
+SCHEDULE = """
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+DETECTION = f"default_scope = 'mmdet'\nmodel = {DETECTOR}" + SCHEDULE
+BASES = {
+    'hooks': DETECTION.replace('BACKBONE', f'{SWIN}, frozen_stages=1') + """
+custom_hooks = [dict(type='EmptyCacheHook', priority=40)]
+optim_wrapper.update(paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1, decay_mult=0.5), 'norm': dict()}))
+""",
+    'scope': DETECTION.replace('BACKBONE', PRETRAIN_SWIN),
+    'wrapped': "default_scope = 'mmdet'\n" + f"""
+model = dict(type='ByteTrack', data_preprocessor=dict(type='DetDataPreprocessor'), detector={DETECTOR})
+""".replace('BACKBONE', SWIN) + SCHEDULE,
+    'segmentation': f"""
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'), backbone=dict({VIT}),
+    decode_head=dict(type='FCNHead', in_channels=16, channels=8, num_classes=3, norm_cfg=dict(type='BN')))
+""" + SCHEDULE,
+}
+PLACES = dict(dict.fromkeys(BASES, 'backbone'), wrapped='detector.backbone')
+
+
+@pytest.fixture
+def call(monkeypatch):
+    spec = importlib.util.spec_from_file_location('tools_add_provpt', ROOT / 'tools/add_provpt.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*args):
+        monkeypatch.setattr(sys, 'argv', ['add_provpt', *map(str, args)])
+        module.main()
+
+    return call
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return MODELS.build(cfg.model)
+
+
+def batch(scope):
+    """Two images of a codebase with what is to be learned of them."""
+    if scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+        return demo_mm_inputs(2, [[3, 64, 64]] * 2, num_classes=3, num_items=[2, 2], use_box_type=True)
+    from mmseg.structures import SegDataSample
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(3, (1, 32, 32))),
+                             metainfo=dict(img_shape=(32, 32))) for _ in range(2)]
+    return dict(inputs=[torch.rand(3, 32, 32) * 255 for _ in range(2)], data_samples=samples)
+
+
+@pytest.mark.parametrize('name', BASES)
+def test_written_config_trains(name, call, tmp_path, capsys):
+    base_file, out = tmp_path / 'base.py', tmp_path / 'new' / 'provpt.py'
+    base_file.write_text(BASES[name])
+    call(base_file, '--num-tokens', 3, '--out', out)
+    assert out.read_text().startswith("_base_ = '../base.py'\n")
+    base, cfg = Config.fromfile(base_file), Config.fromfile(out)
+    hook = dict(type='mmprovpt.PromptRelocationHook', interval=10, by_epoch=False)
+    assert cfg.custom_hooks == [*base.get('custom_hooks', []), hook]
+
+    before, model, place = build(base), build(cfg), PLACES[name]
+    backbone = model.get_submodule(place)
+    assert backbone.upstream is type(before.get_submodule(place))
+    assert len(backbone.prompts.tokens) == 3 * backbone.prompts.num_blocks
+    policy = count_trainable(model, PPOAllocator(num_blocks=backbone.prompts.num_blocks, seed=0))
+    report = capsys.readouterr().err
+    assert f'trainable parameters: {count_trainable(before):,} before, {policy:,} after' in report
+    assert f'model.{place}: ' in report and f'prompts: {len(backbone.prompts.tokens)}, ' in report
+    assert ('WindowMSA' in report) == (name != 'segmentation') and 'note: the config loads no weights' in report
+    for note in ('frozen_stages=1 no longer matters', 'learning rate of its own', 'custom_hooks of the existing'):
+        assert (note in report) == (name == 'hooks')
+
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    groups = [group for group in wrapper.param_groups if group['params'][0] is backbone.prompts.tokens]
+    assert [group['lr'] for group in groups] == [0.1] * (name == 'hooks')  # a group of its own
+    model.train().train_step(batch(cfg.default_scope), wrapper)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, state[key])}
+    assert {key for key in changed if place in key} == {f'{place}.prompts.tokens'} and len(changed) > 1
+
+
+def test_printed_config_runs(call, tmp_path, monkeypatch, capsys):
+    """Through the real Runner: epochs, relocations, and an override that is kept."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / 'images')
+    text = TASK.replace('mmprovpt.Prompted', '').replace('ROOT', str(tmp_path / 'images'))
+    text = re.sub(r",\n *prompts=.*\)\),", '),', text)
+    Path('base.py').write_text(re.sub('custom_hooks.*', '', text))
+    call('base.py', '--num-tokens', 4, 2, '--interval', 2, '--cfg-options', 'train_dataloader.batch_size=8',
+         'pipeline.0.type=LoadImageFromFile')
+    printed = capsys.readouterr()
+    assert 'every 2 of 4 epochs, 2 periods' in printed.err and '2 periods are few' in printed.err
+    Path('new.py').write_text(printed.out)
+    cfg = Config.fromfile('new.py')
+    assert cfg.train_dataloader.batch_size == 8 and cfg.pipeline == Config.fromfile('base.py').pipeline
+    assert 'batch_size=8' in printed.out and 'lr' not in printed.out
+    cfg.work_dir, cfg.experiment_name = 'work', 'printed'
+    runner = build_runner(cfg)
+    runner.train()
+    assert len(runner.model.backbone.prompts.tokens) == 6
+    log, = Path('work').glob('*/relocations.jsonl')
+    assert [json.loads(line)['iter'] for line in log.read_text().splitlines()] == [2, 4]
+
+
+def test_installed_configs(call, tmp_path):
+    """As the recipes, which are written by hand."""
+    pairs = {'mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py': 'retinanet_swin_t_coco',
+             'mmseg::mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py': 'mask2former_swin_t_ade20k'}
+    for name, recipe in pairs.items():
+        call(name, '--out', tmp_path / f'{recipe}.py')
+        cfg, recipe = (Config.fromfile(folder / f'{recipe}.py') for folder in (tmp_path, ROOT / 'configs/recipes'))
+        assert cfg.model.backbone.prompts.pop('dropout') == 0.1  # the default
+        assert cfg.model == recipe.model
+        keys = [each.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {}) for each in (cfg, recipe)]
+        ours, theirs = (each.get('backbone.prompts.tokens', {}).get('lr_mult') for each in keys)
+        assert ours == theirs
+        if 'max_iters' in cfg.train_cfg:
+            assert cfg.custom_hooks == recipe.custom_hooks
+
+
+LAZY = "from mmengine.config import read_base\nwith read_base():\n    from .other import *\n"
+TEACHER = DETECTION.replace('BACKBONE', SWIN).replace(
+    'model = ', "model = dict(type='SoftTeacher', semi_train_cfg=dict(), detector=") \
+    .replace('ignore_iof_thr=-1)))', 'ignore_iof_thr=-1))))')
+REFUSED = {
+    'no model': (SCHEDULE, [], 'needs one backbone=.* but it has 0'),
+    'convolutions': (DETECTION.replace('BACKBONE', "type='ResNet', depth=18"), [],
+                     'ResNet has no attention.*Supported attention classes are: mmpretrain MultiheadAttention'),
+    'attention': (DETECTION.replace('BACKBONE', "type='mmpretrain.BEiTViT', arch='deit-tiny'"), [],
+                  'BEiTAttention.*Supported attention classes are: mmpretrain MultiheadAttention'),
+    'class': (DETECTION.replace('BACKBONE', "type='mmpretrain.DistilledVisionTransformer', arch='deit-tiny'"), [],
+              'no prompted type for it, only for VisionTransformer, SwinTransformer, TIMMBackbone'),
+    'prompts': (DETECTION.replace('BACKBONE', f"{SWIN}, prompts=dict(type='StaticPrompts')"), [], 'has prompts=.*already'),
+    'hook': (DETECTION.replace('BACKBONE', SWIN) + "custom_hooks = [dict(type='mmprovpt.PromptRelocationHook')]", [],
+             'PromptRelocationHook already'),
+    'two': ('model = dict(a=dict(backbone=dict(type=1)), b=dict(backbone=dict(type=1)))', [],
+            'it has 2: a.backbone, b.backbone'),
+    'list': ('model = dict(a=[dict(backbone=dict(type=1))])', [], 'model.a.0.backbone lies in a list'),
+    'teacher': (TEACHER, [], 'model.detector.backbone is built as student.backbone and teacher.backbone'),
+    'type': (DETECTION.replace('BACKBONE', "type='NoSuchNet'"), [], 'cannot be built: .*NoSuchNet'),
+    'no training': (DETECTION.replace('BACKBONE', SWIN).replace('max_iters', 'max_its'), [], 'no train_cfg'),
+    'interval': (DETECTION.replace('BACKBONE', SWIN), ['--interval', 1001], 'from 1 to 1000, the iters'),
+    'counts': (DETECTION.replace('BACKBONE', SWIN), ['--num-tokens', 1, 2, 3], '3 entries, but the backbone has 2'),
+    'out': (DETECTION.replace('BACKBONE', SWIN), ['--out', 'base.py'], 'base.py exists already'),
+    'lazy': (LAZY, [], 'pure Python kind'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refuses(name, call, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text, options, message = REFUSED[name]
+    Path('base.py').write_text(text)
+    with pytest.raises(SystemExit, match=f'(?s)error: .*{message}'):
+        call('base.py', *options)
+    assert capsys.readouterr().out == '' and [path.name for path in tmp_path.iterdir()] == ['base.py']
+
+
+@pytest.mark.parametrize('name, message', [
+    ('none.py', 'no such config file: none.py'),
+    ('nopackage::x.py', 'nopackage is not installed'),
+    ('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_2x_coco.py', 'similar are: .*swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
+])
+def test_no_such_config(name, message, call):
+    with pytest.raises(SystemExit, match=message):
+        call(name)
