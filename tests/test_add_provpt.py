@@ -23,13 +23,14 @@ PRETRAIN_SWIN = "type='mmpretrain.SwinTransformer', arch=dict(embed_dims=12, dep
     'out_indices=(0, 1), pad_small_map=True'
 VIT = "type='VisionTransformer', img_size=(32, 32), patch_size=8, embed_dims=16, num_layers=2, num_heads=2"
 DETECTOR = """dict(
-    type='RetinaNet', backbone=dict(BACKBONE), neck=dict(type='FPN', in_channels=[12, 24], out_channels=8, num_outs=5),
+    type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor'), backbone=dict(BACKBONE),
+    neck=dict(type='FPN', in_channels=[12, 24], out_channels=8, num_outs=5),
     bbox_head=dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8),
     train_cfg=dict(allowed_border=-1, pos_weight=-1, debug=False, assigner=dict(
         type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1)))"""
 SCHEDULE = """
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000)
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01))
 """
 DETECTION = f"default_scope = 'mmdet'\nmodel = {DETECTOR}" + SCHEDULE
 BASES = {
@@ -44,7 +45,7 @@ model = dict(type='ByteTrack', data_preprocessor=dict(type='DetDataPreprocessor'
     'segmentation': f"""
 default_scope = 'mmseg'
 model = dict(
-    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'), backbone=dict({VIT}),
+    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor', size=(32, 32)), backbone=dict({VIT}),
     decode_head=dict(type='FCNHead', in_channels=16, channels=8, num_classes=3, norm_cfg=dict(type='BN')))
 """ + SCHEDULE,
 }
@@ -116,7 +117,7 @@ def test_printed_config_runs(call, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / 'images')
     text = TASK.replace('mmprovpt.Prompted', '').replace('ROOT', str(tmp_path / 'images'))
-    text = re.sub(r",\n *prompts=.*\)\),", '),', text)
+    text = re.sub(r',\n *prompts=.*\)\),', '),', text)
     Path('base.py').write_text(re.sub('custom_hooks.*', '', text))
     call('base.py', '--num-tokens', 4, 2, '--interval', 2, '--cfg-options', 'train_dataloader.batch_size=8',
          'pipeline.0.type=LoadImageFromFile')
@@ -150,7 +151,7 @@ def test_installed_configs(call, tmp_path):
             assert cfg.custom_hooks == recipe.custom_hooks
 
 
-LAZY = "from mmengine.config import read_base\nwith read_base():\n    from .other import *\n"
+LAZY = 'from mmengine.config import read_base\nwith read_base():\n    from .other import *\n'
 TEACHER = DETECTION.replace('BACKBONE', SWIN).replace(
     'model = ', "model = dict(type='SoftTeacher', semi_train_cfg=dict(), detector=") \
     .replace('ignore_iof_thr=-1)))', 'ignore_iof_thr=-1))))')
@@ -162,7 +163,8 @@ REFUSED = {
                   'BEiTAttention.*Supported attention classes are: mmpretrain MultiheadAttention'),
     'class': (DETECTION.replace('BACKBONE', "type='mmpretrain.DistilledVisionTransformer', arch='deit-tiny'"), [],
               'no prompted type for it, only for VisionTransformer, SwinTransformer, TIMMBackbone'),
-    'prompts': (DETECTION.replace('BACKBONE', f"{SWIN}, prompts=dict(type='StaticPrompts')"), [], 'has prompts=.*already'),
+    'prompts': (DETECTION.replace('BACKBONE', f"{SWIN}, prompts=dict(type='StaticPrompts')"), [],
+                'has prompts=.*already'),
     'hook': (DETECTION.replace('BACKBONE', SWIN) + "custom_hooks = [dict(type='mmprovpt.PromptRelocationHook')]", [],
              'PromptRelocationHook already'),
     'two': ('model = dict(a=dict(backbone=dict(type=1)), b=dict(backbone=dict(type=1)))', [],

@@ -70,9 +70,9 @@ def locate(name: str) -> str:
     if osp.isfile(path) and Config._is_lazy_import(path):
         raise ConfigError(
             f"{name} is a config of MMEngine's pure Python kind (read_base, imported classes), which a file with "
-            "_base_ cannot inherit. Add to it by hand: model['backbone'].update(type='mmprovpt.PromptedSwinTransformer', "
-            "prompts=dict(type='StaticPrompts', num_tokens=10)) and custom_hooks = "
-            f"[dict(type='mmprovpt.{HOOK}', interval=1)]")
+            '_base_ cannot inherit. Add to it by hand, for a Swin: '
+            "model['backbone'].update(type='mmprovpt.PromptedSwinTransformer', prompts=dict(type='StaticPrompts', "
+            f"num_tokens=10)) and custom_hooks = [dict(type='mmprovpt.{HOOK}', interval=1)]")
     return path
 
 
@@ -282,7 +282,7 @@ def main():
     num_tokens = args.num_tokens if len(args.num_tokens) > 1 else args.num_tokens[0]
     added, report = add_provpt(args.config, num_tokens, args.interval, args.cfg_options)
     print('\n'.join(report), file=sys.stderr)
-    text = base_text(args.config, osp.dirname(osp.abspath(args.out or ''))) + added.pretty_text
+    text = base_text(args.config, osp.dirname(args.out or '') or '.') + added.pretty_text
     if not args.out:
         print(text, end='')
         return
