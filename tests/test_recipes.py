@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from PIL import Image
 
@@ -122,6 +122,7 @@ def small(name, folder, work_dir):
     cfg.merge_from_dict(below('model', SHRINK[name]))
     for node in (cfg.model, cfg.model.backbone):
         node.update({key: None for key in ('init_cfg', 'pretrained') if node.get(key)})
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # as the Runner does
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (SIZE, SIZE)
     cfg.train_dataloader = dict(
@@ -173,7 +174,7 @@ def test_every_recipe_is_tested_and_short():
 @pytest.fixture
 def plain_logs(monkeypatch):
     """Without what takes half of the time and is tested elsewhere: the layout of the config's text, and the figure."""
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
     monkeypatch.setattr(PromptRelocationHook, '_draw', lambda self, *args: None)
 
 
@@ -199,7 +200,7 @@ def test_trains_relocates_reloads(name, data, tmp_path, plain_logs):
     assert lr == cfg.optim_wrapper.optimizer.lr
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        other = runner.build_model(cfg.model)
+        other = MODELS.build(cfg.model)
         load_checkpoint(other, str(tmp_path / 'iter_2.pth'), strict=True)
         assert all(torch.equal(value, after[key]) for key, value in other.state_dict().items())
         batch = next(iter(runner.train_dataloader))
