@@ -28,7 +28,7 @@ def task(tmp_path):
         (tmp_path / 'data' / 'svhn' / f'{split}.txt').write_text('images/0.png 0\n')
     loader = f"dict(batch_size=64, dataset=dict(type='mmprovpt.VTAB1k', task='svhn', data_root='{tmp_path}/data', "
     (tmp_path / 'task.py').write_text(f"""
-model = dict(backbone=dict(prompts=dict(num_tokens=50)))
+model = dict(backbone=dict(prompts=dict(type='StaticPrompts', num_tokens=50)))
 train_dataloader = {loader}split='train800val200'))
 val_dataloader = {loader}split='test'))
 test_dataloader = {loader}split='test'))
