@@ -175,6 +175,7 @@ REFUSED = {
     'no training': (DETECTION.replace('BACKBONE', SWIN).replace('max_iters', 'max_its'), [], 'no train_cfg'),
     'interval': (DETECTION.replace('BACKBONE', SWIN), ['--interval', 1001], 'from 1 to 1000, the iters'),
     'counts': (DETECTION.replace('BACKBONE', SWIN), ['--num-tokens', 1, 2, 3], '3 entries, but the backbone has 2'),
+    'no prompt': (DETECTION.replace('BACKBONE', SWIN), ['--num-tokens', 0], 'without a prompt there is nothing'),
     'out': (DETECTION.replace('BACKBONE', SWIN), ['--out', 'base.py'], 'base.py exists already'),
     'lazy': (LAZY, [], 'pure Python kind'),
 }

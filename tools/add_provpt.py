@@ -231,6 +231,8 @@ def add_provpt(name: str, num_tokens, interval, options: dict) -> Tuple[Config, 
         counts = check_num_tokens(num_tokens, len(blocks))
     except (TypeError, ValueError) as error:
         raise ConfigError(f'--num-tokens: {error}') from error
+    if not sum(counts):
+        raise ConfigError('--num-tokens: without a prompt there is nothing to relocate')
 
     added = Config(overrides(cfg, options))
     added.merge_from_dict({f'model.{place.path}': prompted_backbone(cfg, place, backbone, num_tokens)})
