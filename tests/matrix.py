@@ -70,6 +70,11 @@ CASES = {
         dict(model_name='swin_tiny_patch4_window7_224', img_size=56, embed_dim=12, depths=(2, 2, 2),
              num_heads=(2, 3, 4), strict_img_size=False), ((56, 56), (112, 84)), 6),
 }
+# Kinds of prompts without chance. Adaptive ones on a map of 3 x 3, smaller and larger than those of the backbones.
+KINDS = dict(
+    static=dict(type='StaticPrompts', dropout=0.),
+    adaptive=dict(type='AdaptivePrompts', grid_size=3, hidden_dims=5, dropout=0., channel_dropout=0.,
+                  projector_dropout=0.))
 # Upstream classes with a name of their own here; any other is built and injected.
 OWN = ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')
 
@@ -78,7 +83,7 @@ def build(case, prompts=None, **overrides):
     """The upstream backbone, frozen, or with ``prompts`` the prompted one; with random weights."""
     cfg = dict(case.cfg, **overrides)
     if prompts is not None:
-        prompts = dict(dict(type='StaticPrompts', dropout=0.), **prompts)
+        prompts = dict(KINDS['static'], **prompts) if 'type' not in prompts else prompts
     by_config = prompts is not None and case.upstream in OWN
     with DefaultScope.overwrite_default_scope(case.scope):
         if by_config:
@@ -90,6 +95,8 @@ def build(case, prompts=None, **overrides):
         backbone.requires_grad_(False)  # PyTorch rounds otherwise where gradients are wanted
     elif not by_config:
         inject_prompts(backbone, prompts)
+    if prompts is not None and prompts['type'] == 'AdaptivePrompts':
+        fill_rows(backbone.prompts)
     return randomise(backbone)
 
 
@@ -102,6 +109,13 @@ def randomise(backbone, seed=0):
                 mean = 'norm' in name or 'ln' in name
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + mean)
     return backbone
+
+
+@torch.no_grad()
+def fill_rows(pool):
+    """Adaptive rows, which start as zeros."""
+    for prompt, block in enumerate(pool.block_index.tolist()):
+        pool.tokens[prompt, :pool.widths[block]] = torch.randn(pool.widths[block])
 
 
 def images(case, size=None, batch=2, seed=1):
@@ -125,8 +139,13 @@ def concatenating(upstream, rows):
 
     Args:
         upstream: Without prompts.
-        rows: Per block a tensor (n, C), or (B, n, C) with prompts of each sample's own.
+        rows: Per block a tensor (n, C), or (B, n, C) with prompts of each sample's own; or a function that gives such
+            a tensor from the block's input and the numbers of patches of the image, (h, w).
     """
+    conv = next(module for module in upstream.modules() if isinstance(module, nn.Conv2d))
+    patches = {}
+    handle = upstream.register_forward_pre_hook(
+        lambda m, args: patches.update(hw=[-(-size // conv.kernel_size[0]) for size in args[0].shape[-2:]]))
     blocks = [module for module in upstream.modules()
               if hasattr(module, 'attn') and hasattr(module, 'norm1') and hasattr(module, 'norm2')]
     assert len(blocks) == len(rows)
@@ -136,22 +155,24 @@ def concatenating(upstream, rows):
         target = block if window is None else window
         originals.append((target, target.forward))
         if window is None:
-            target.forward = _vit_block(block.forward, prompts)
+            target.forward = _vit_block(block.forward, prompts, patches)
         else:
-            state = {}
-            block.register_forward_pre_hook(lambda m, args, state=state: state.update(batch=len(args[0])))
+            state = dict(patches=patches)
+            block.register_forward_pre_hook(lambda m, args, state=state: state.update(x=args[0]))
             target.forward = _window_attention(window, block.norm1, prompts, state)
     try:
         yield upstream
     finally:
+        handle.remove()
         for target, forward in originals:
             target.forward = forward
 
 
-def _vit_block(forward, prompts):
+def _vit_block(forward, prompts, patches):
 
     def prompted(x, *args, **kwargs):
-        own = prompts.expand(len(x), *prompts.shape[-2:])
+        own = prompts(x, patches['hw']) if callable(prompts) else prompts
+        own = own.expand(len(x), *own.shape[-2:])
         count = own.shape[1]
         out = forward(torch.cat([x[:, :1], own, x[:, 1:]], 1), *args, **kwargs)
         return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
@@ -163,12 +184,13 @@ def _window_attention(module, norm, prompts, state):
     """Window by window and head by head, with the prompts in front of the window's tokens."""
 
     def prompted(x, mask=None):
-        per_sample = len(x) // state['batch']
+        per_sample = len(x) // len(state['x'])
+        rows = prompts(state['x'], state['patches']['hw']) if callable(prompts) else prompts
         bias = module.relative_position_bias_table[module.relative_position_index.flatten()]
         bias = bias.reshape(x.shape[1], x.shape[1], -1)
         out = []
         for number, window in enumerate(x):
-            own = norm.forward(prompts[number // per_sample] if prompts.dim() == 3 else prompts)
+            own = norm.forward(rows[number // per_sample] if rows.dim() == 3 else rows)
             n = len(own)
             tokens = torch.cat([own, window])
             q, k, v = nn.functional.linear(tokens, module.qkv.weight, module.qkv.bias).chunk(3, -1)
@@ -183,3 +205,44 @@ def _window_attention(module, norm, prompts, state):
         return torch.stack(out)
 
     return prompted
+
+
+def vapt(pool, block, rows):
+    """A slow VAPT: a function of a block's input and the image's patches, for :func:`concatenating`.
+
+    Args:
+        pool: AdaptivePrompts.
+        block: One that is not static.
+        rows: (n, positions + 1).
+    """
+    width = pool.embed_dims[block]
+    stage = sorted(set(pool.embed_dims)).index(width)
+    (scale, shift), kernel = pool.norms[:, block, :width], pool.kernels[block]
+    down = pool.down[0 if len(pool.down) == 1 else stage, :, :width]
+    up = pool.up[0 if len(pool.up) == 1 else stage, :width]
+
+    def prompts(x, hw):
+        for _ in range(stage):
+            hw = [-(-size // 2) for size in hw]
+        samples = x.flatten(1, -2)[:, -hw[0] * hw[1]:].unflatten(1, hw)  # (B, h, w, C)
+        variance = samples.var(-1, correction=0, keepdim=True)
+        samples = (samples - samples.mean(-1, keepdim=True)) / (variance + 1e-5).sqrt()
+        return torch.stack([torch.stack([_adaptive_prompt(scale * sample + shift, kernel, row, down, up, pool.grid_size)
+                                         for row in rows]) for sample in samples])
+
+    return prompts
+
+
+def _adaptive_prompt(x, kernel, row, down, up, grid):
+    """(h, w, C) to (C,)."""
+    def mean(i, j):
+        first, last = zip(*((n * size // grid, -(-(n + 1) * size // grid)) for n, size in zip((i, j), x.shape)))
+        return x[first[0]:last[0], first[1]:last[1]].flatten(0, 1).mean(0)
+
+    cells = [[mean(i, j) for j in range(grid)] for i in range(grid)]
+    side, size = len(kernel), grid - len(kernel) + 1
+    z = row[-1] * torch.ones_like(cells[0][0])
+    for number in range(size**2):
+        i, j = divmod(number, size)
+        z = z + row[number] * sum(kernel[a, b] * cells[i + a][j + b] for a in range(side) for b in range(side))
+    return z + up @ (down @ z).clamp_min(0)

@@ -1,4 +1,5 @@
 """What every attention class shares: how it gets the rows of its block, and turns them into keys and values."""
+import weakref
 from typing import Optional, Tuple
 
 import torch
@@ -23,21 +24,26 @@ class PromptReader:
         self.block = block
         self.norm = norm
         self.batch_size = None
+        self._tokens = None
         # Window attention sees windows, not samples; the block's norm sees samples, also when gradient
-        # checkpointing runs the block again. It is therefore the norm that tells the batch size.
+        # checkpointing runs the block again. It is therefore the norm that tells the block's input.
         norm.register_forward_pre_hook(self._observe)
 
     def _observe(self, norm: nn.Module, args: Tuple[Tensor]) -> None:
-        self.batch_size = args[0].shape[0]
+        # The block holds its input while it runs; no reader shall hold it longer.
+        self._tokens, self.batch_size = weakref.ref(args[0]), len(args[0])
+
+    def __getstate__(self):
+        return dict(self.__dict__, _tokens=None)
 
     def read(self) -> Optional[Tensor]:
         """The block's prompts as its attention reads them, normalised.
 
         Returns:
             ``None`` if the block owns no prompt; (n, C) if all samples share the prompts; (B, n, C) if each
-            has its own (in training, with prompt dropout).
+            has its own (with prompt dropout, in training; prompts that depend on the input).
         """
-        rows = self.pool.read(self.block, self.batch_size)
+        rows = self.pool.read(self.block, self._tokens())
         if rows is None:
             return None
         # .forward: our own reading is not to be observed as the block's input.

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 
 
-def project(pool: nn.Module, row: Tensor, width: int) -> Tensor:
+def project(pool: nn.Module, row: Tensor, block: int) -> Tensor:
     """Map a row through the frozen patch mergings, or through their least-squares inverses.
 
     Args:
         pool: The :class:`PromptPool`.
         row: (C,), the prompt in its old width.
-        width: C', the new one, of another stage.
+        block: The new one, of another stage.
 
     Returns:
-        (C',)
+        (C',) C' being its width.
     """
     stages = sorted(set(pool.widths))
-    here, there = stages.index(len(row)), stages.index(width)
+    here, there = stages.index(len(row)), stages.index(pool.widths[block])
     new = row
     if here < there:
         for merging in pool._mergings[here:there]:
@@ -30,9 +30,9 @@ def project(pool: nn.Module, row: Tensor, width: int) -> Tensor:
     return new * (row.square().mean() / new.square().mean().clamp_min(1e-12)).sqrt()
 
 
-def reinit(pool: nn.Module, row: Tensor, width: int) -> Tensor:
+def reinit(pool: nn.Module, row: Tensor, block: int) -> Tensor:
     """(C',) a fresh draw; the old row is forgotten."""
-    return pool.initial_row(width).to(row)
+    return pool.initial_row(block).to(row)
 
 
 CARRIERS = dict(project=project, reinit=reinit)

@@ -73,10 +73,10 @@ def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptPool:
         if getattr(block.module, 'with_cp', False):
             adopt(block.module, CheckpointedBlock)
             block.module.with_cp = False
+    frozen = sum(parameter.numel() for parameter in backbone.parameters())
     adopt(backbone, FrozenBackbone)
     backbone.prompts = pool
     backbone.train(backbone.training)
-    frozen = sum(parameter.numel() for parameter in backbone.parameters()) - pool.tokens.numel()
     print_log(f'{type(backbone).__name__}: {len(pool.tokens)} prompts in {pool.num_blocks} blocks, {pool.num_active:,} '
               f'trainable parameters beside {frozen:,} frozen ones', 'current')
     return pool
@@ -138,8 +138,10 @@ def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> Prom
     if name not in kinds:
         raise ValueError(f"prompts: type={name!r} is unknown; known types are {sorted(kinds)}, as in "
                          "prompts=dict(type='StaticPrompts', num_tokens=10)")
+    patches = _patch_embedding(backbone)
     given_here = dict(
-        widths=[block.width for block in blocks], mergings=_mergings(backbone), patch_fan_in=_patch_fan_in(backbone))
+        widths=[block.width for block in blocks], mergings=_mergings(backbone),
+        patch_fan_in=patches.in_channels * math.prod(patches.kernel_size))  # 3 · patch² for RGB
     known = [key for kind in kinds[name].__mro__ if issubclass(kind, PromptPool)
              for key in inspect.signature(kind.__init__).parameters if key not in ('self', 'kwargs', *given_here)]
     unknown = sorted(set(prompts) - set(known))
@@ -148,17 +150,18 @@ def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> Prom
     if 'num_tokens' not in prompts:
         raise ValueError('prompts: num_tokens is missing: the number of prompts per block, an int or a list of '
                          f'{len(blocks)} ints')
-    return kinds[name](**prompts, **given_here)
+    pool = kinds[name](**prompts, **given_here)
+    patches.register_forward_hook(pool.observe_grid)
+    return pool
 
 
 def _mergings(backbone: nn.Module) -> List[nn.Module]:
     return [module for module in backbone.modules() if type(module).__name__ == 'PatchMerging']
 
 
-def _patch_fan_in(backbone: nn.Module) -> int:
-    """Inputs of the patch embedding, 3 · patch² for RGB."""
+def _patch_embedding(backbone: nn.Module) -> nn.Conv2d:
     conv = next((module for module in backbone.modules() if isinstance(module, nn.Conv2d)), None)
     if conv is None:
         raise ValueError(f'{type(backbone).__name__} has no convolution that embeds patches, from whose size the '
                          'initialisation of prompts follows')
-    return conv.in_channels * math.prod(conv.kernel_size)
+    return conv

@@ -16,7 +16,7 @@ class PromptPool(nn.Module):
 
     Args:
         num_tokens: Prompts per block at the start, an int for all blocks or a list of one int per block.
-        widths: Width C_i of each of the L blocks.
+        widths: Length C_i of a row in each of the L blocks: the block's width, where a row is the prompt itself.
         mergings: The backbone's patch mergings, one between each two consecutive widths (Swin), in order.
         carry: What becomes of a prompt that moves to a block of another width (METHOD § 6). ``'project'``:
             deeper, the frozen patch merging maps it; shallower, the least-squares inverse of that.
@@ -55,13 +55,21 @@ class PromptPool(nn.Module):
         self.tokens.requires_grad_(len(self.tokens) > 0)
         self._index_rows()
 
-    def initial_row(self, width: int) -> Tensor:
-        """(width,) a fresh prompt for a block of that width; subclasses say how it is drawn."""
+    def initial_row(self, block: int) -> Tensor:
+        """(C_block,) a fresh row for a block; subclasses say how it is drawn."""
         raise TypeError(f'{type(self).__name__} does not say how a prompt is drawn')
 
-    def read(self, block: int, batch_size: int) -> Optional[Tensor]:
-        """The prompts of a block before its norm, or ``None`` if it has none; subclasses say how."""
+    def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
+        """The prompts of a block before its norm, or ``None`` if it has none; subclasses say how.
+
+        Args:
+            block: Its number.
+            tokens: (B, N, C) the block's input (timm's Swin: (B, h, w, C)), before its norm.
+        """
         raise TypeError(f'{type(self).__name__} does not say how a block reads its prompts')
+
+    def observe_grid(self, patch_embedding: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
+        """Forward hook of the convolution that embeds patches, for prompts that must know how many there are."""
 
     @property
     def num_blocks(self) -> int:
@@ -75,7 +83,7 @@ class PromptPool(nn.Module):
 
     @property
     def num_active(self) -> int:
-        """Trainable numbers that a forward really reads, Σ_k C_{d_k} (DESIGN: report those)."""
+        """Trainable numbers that a forward really reads: Σ_k C_{d_k}, and what else there is (DESIGN: report those)."""
         return int((torch.tensor(self.widths) * self.distribution.cpu()).sum())
 
     def members(self, block: int) -> Optional[Tensor]:
@@ -104,10 +112,9 @@ class PromptPool(nn.Module):
     @contextmanager
     def guest(self, prompt: int):
         """For the time of a ``with``, every block reads this prompt as its last row, mapped to its width."""
-        # With 'reinit', what would arrive in another width is not drawn yet: the projected row stands for it.
-        carried = {width: self._carried(prompt, width, 'project') for width in set(self.widths)}
         self._guest = prompt
-        self._guests = [carried[width].detach() for width in self.widths]
+        # With 'reinit', what would arrive in another width is not drawn yet: the projected row stands for it.
+        self._guests = [self._carried(prompt, block, 'project').detach() for block in range(self.num_blocks)]
         self._index_rows()
         try:
             yield
@@ -140,20 +147,20 @@ class PromptPool(nn.Module):
         source = int(self.block_index[prompt])
         rewritten = block >= 0 and (source < 0 or self.widths[source] != self.widths[block])
         if rewritten:
-            row = self._carried(prompt, self.widths[block], self.carry).clone()
+            row = self._carried(prompt, block, self.carry).clone()
             self.tokens[prompt] = 0
             self.tokens[prompt, :len(row)] = row
         self.block_index[prompt] = block
         self._index_rows()
         return rewritten
 
-    def _carried(self, prompt: int, width: int, carry: str) -> Tensor:
-        """(width,) the row of a prompt, as a block of that width would get it."""
+    def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
+        """(C_block,) the row of a prompt, as a block would get it."""
         row, source = self.tokens.detach()[prompt], int(self.block_index[prompt])
         if source < 0:
-            return row[:width]
+            return row[:self.widths[block]]
         row = row[:self.widths[source]]
-        return row if len(row) == width else CARRIERS[carry](self, row, width)
+        return row if len(row) == self.widths[block] else CARRIERS[carry](self, row, block)
 
     def _index_rows(self) -> None:
         """Note on the host which rows each block owns, so that no forward has to ask the device."""

@@ -31,16 +31,16 @@ class StaticPrompts(PromptPool):
         self.dropout = dropout
         self.patch_fan_in = patch_fan_in
         for prompt, block in enumerate(self.block_index.tolist()):
-            row = self.initial_row(self.widths[block] if block >= 0 else max(self.widths))
+            # A spare prompt is as long as the widest block, which may cut it.
+            row = self.initial_row(block if block >= 0 else self.widths.index(max(self.widths)))
             self.tokens.data[prompt, :len(row)] = row
 
-    def initial_row(self, width: int) -> Tensor:
-        """(width,) float32, uniform in ±sqrt(6 / (3 · patch² + C))."""
-        bound = math.sqrt(6 / (self.patch_fan_in + width))
-        return torch.empty(width).uniform_(-bound, bound)
+    def initial_row(self, block: int) -> Tensor:
+        """(C_block,) float32, see :func:`draw`."""
+        return draw(self.widths[block], self.patch_fan_in)
 
-    def read(self, block: int, batch_size: int) -> Optional[Tensor]:
-        """The prompts of a block before its norm.
+    def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
+        """The prompts of a block before its norm, whatever the tokens.
 
         Returns:
             ``None`` if the block owns no prompt; (B, n, C) in training with dropout, which differs from sample
@@ -48,5 +48,11 @@ class StaticPrompts(PromptPool):
         """
         rows = self.rows(block)
         if rows is not None and self.training and self.dropout > 0:
-            rows = F.dropout(rows.expand(batch_size, *rows.shape), self.dropout)
+            rows = F.dropout(rows.expand(len(tokens), *rows.shape), self.dropout)
         return rows
+
+
+def draw(width: int, patch_fan_in: int) -> Tensor:
+    """(width,) float32, uniform in ±sqrt(6 / (patch_fan_in + width)), VPT's start of a prompt."""
+    bound = math.sqrt(6 / (patch_fan_in + width))
+    return torch.empty(width).uniform_(-bound, bound)

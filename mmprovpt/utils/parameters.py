@@ -26,7 +26,7 @@ def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> 
     model = model.module if is_model_wrapper(model) else model
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     for pool in (module for module in model.modules() if isinstance(module, PromptPool)):
-        count += pool.num_active - pool.tokens.numel()
+        count += pool.num_active - sum(each.numel() for each in pool.parameters() if each.requires_grad)
     networks = [value for value in vars(allocator).values() if isinstance(value, nn.Module)] if allocator else []
     return count + sum(parameter.numel() for network in networks for parameter in network.parameters())
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from matrix import CASES, build, concatenating, images, loss, outputs
+from matrix import CASES, KINDS, build, concatenating, images, loss, outputs, vapt
 
 from mmprovpt.prompts import PromptPool
 
@@ -17,6 +17,11 @@ def case(request):
     return CASES[request.param]
 
 
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
 def uneven(case):
     """Counts of every size, 0 included."""
     return [(3 * block + 1) % 5 for block in range(case.depth)]
@@ -26,6 +31,13 @@ def block_rows(pool):
     return [pool.tokens[pool.block_index == block, :pool.widths[block]] for block in range(pool.num_blocks)]
 
 
+def slow(pool, rows=None):
+    """What ``concatenating`` needs to read ``rows``, by default those of the pool."""
+    rows = block_rows(pool) if rows is None else rows
+    static = getattr(pool, 'static_blocks', range(pool.num_blocks))
+    return [own if block in static or not len(own) else vapt(pool, block, own) for block, own in enumerate(rows)]
+
+
 def assert_close(ours, theirs, tolerance=1e-5):
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs):
@@ -33,22 +45,27 @@ def assert_close(ours, theirs, tolerance=1e-5):
         torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=tolerance)
 
 
-def test_equals_concatenation_at_every_size(case):
-    prompted, upstream = build(case, dict(num_tokens=uneven(case))), build(case)
-    with concatenating(upstream, block_rows(prompted.prompts)):
+def test_equals_concatenation_at_every_size(case, kind):
+    prompted, upstream = build(case, dict(kind, num_tokens=uneven(case))), build(case)
+    with concatenating(upstream, slow(prompted.prompts)):
         for size in case.sizes:
             x = images(case, size)
             assert_close(outputs(prompted, x), outputs(upstream, x))
 
 
-def test_gradients_equal_those_of_concatenation(case):
-    prompted, upstream = build(case, dict(num_tokens=uneven(case))), build(case)
-    x = images(case)
+def test_gradients_equal_those_of_concatenation(case, kind):
+    prompted, upstream = build(case, dict(kind, num_tokens=uneven(case))), build(case)
+    pool, x = prompted.prompts, images(case)
     loss(prompted, x).backward()
-    rows = [row.detach().clone().requires_grad_() for row in block_rows(prompted.prompts)]
-    with concatenating(upstream, rows):
+    ours = {name: parameter.grad for name, parameter in pool.named_parameters()}
+    pool.zero_grad()
+    rows = [row.detach().clone().requires_grad_() for row in block_rows(pool)]
+    with concatenating(upstream, slow(pool, rows)):
         loss(upstream, x).backward()
-    grad, pool = prompted.prompts.tokens.grad, prompted.prompts
+    for name, parameter in pool.named_parameters():
+        if name != 'tokens':
+            assert_close([ours[name]], [parameter.grad])
+    grad = ours['tokens']
     for block, row in enumerate(rows):
         owned = grad[pool.block_index == block]
         expected = torch.zeros_like(owned) if row.grad is None else row.grad
@@ -56,34 +73,34 @@ def test_gradients_equal_those_of_concatenation(case):
         assert not owned[:, pool.widths[block]:].any()
 
 
-def test_relocated_prompt_is_read_by_its_new_block(case):
-    prompted, upstream = build(case, dict(num_tokens=2)), build(case)
+def test_relocated_prompt_is_read_by_its_new_block(case, kind):
+    prompted, upstream = build(case, dict(kind, num_tokens=2)), build(case)
     with torch.no_grad():
         before = outputs(prompted, images(case))
         prompted.prompts.relocate(0, case.depth - 1)
         prompted.prompts.relocate(3, 0)
         after = outputs(prompted, images(case))
         assert prompted.prompts.distribution.tolist() == [2, 1] + [2] * (case.depth - 3) + [3]
-        with concatenating(upstream, block_rows(prompted.prompts)):
+        with concatenating(upstream, slow(prompted.prompts)):
             assert_close(after, outputs(upstream, images(case)))
     assert not torch.allclose(before[-1], after[-1])
 
 
 @torch.no_grad()
-def test_without_prompts_bit_identical(case):
-    prompted, upstream = build(case, dict(num_tokens=0)), build(case)
+def test_without_prompts_bit_identical(case, kind):
+    prompted, upstream = build(case, dict(kind, num_tokens=0)), build(case)
     for size in case.sizes:
         for ours, theirs in zip(outputs(prompted, images(case, size)), outputs(upstream, images(case, size))):
             assert torch.equal(ours, theirs)
 
 
-def test_only_prompts_train(case):
-    backbone = build(case, dict(num_tokens=uneven(case))).train()
+def test_only_prompts_train(case, kind):
+    backbone = build(case, dict(kind, num_tokens=uneven(case))).train()
     frozen = {name: value.clone() for name, value in backbone.state_dict().items() if not name.startswith('prompts.')}
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=0.1)
     loss(backbone, images(case)).backward()
     grads = [name for name, parameter in backbone.named_parameters() if parameter.grad is not None]
-    assert grads == ['prompts.tokens']
+    assert grads == [f'prompts.{name}' for name, _ in backbone.prompts.named_parameters()]
     before = backbone.prompts.tokens.detach().clone()
     optimizer.step()
     moved = (backbone.prompts.tokens.detach() != before).any(1)
@@ -92,8 +109,8 @@ def test_only_prompts_train(case):
         assert torch.equal(backbone.state_dict()[name], value), name
 
 
-def test_frozen_part_stays_in_eval(case):
-    backbone = build(case, dict(num_tokens=1))
+def test_frozen_part_stays_in_eval(case, kind):
+    backbone = build(case, dict(kind, num_tokens=1))
     assert backbone.train() is backbone
     assert {name for name, module in backbone.named_modules() if module.training} == {'', 'prompts'}
     backbone.eval()
@@ -113,18 +130,19 @@ def test_frozen_stages_change_nothing(name):
     assert torch.equal(*grads) and grads[1].abs().sum(1).all()
 
 
-def test_state_dict_keys(case):
-    keys = list(build(case, dict(num_tokens=1)).state_dict())
-    assert sorted(keys) == sorted([*build(case).state_dict(), 'prompts.tokens', 'prompts.block_index'])
+def test_state_dict_keys(case, kind):
+    keys = list(build(case, dict(kind, num_tokens=1)).state_dict())
+    own = ['block_index', 'tokens'] + ['down', 'kernels', 'norms', 'up'] * (kind['type'] == 'AdaptivePrompts')
+    assert sorted(keys) == sorted([*build(case).state_dict(), *(f'prompts.{name}' for name in own)])
 
 
 @pytest.mark.parametrize('name', CHECKPOINTED)
-def test_checkpointing_changes_nothing(name):
+def test_checkpointing_changes_nothing(name, kind):
     case = CASES[name]
     grads, results = [], []
     for with_cp in (False, True):
         torch.manual_seed(0)
-        backbone = build(case, dict(num_tokens=2, dropout=0.1), with_cp=with_cp).train()
+        backbone = build(case, dict(kind, num_tokens=2, dropout=0.1), with_cp=with_cp).train()
         torch.manual_seed(1)
         value = loss(backbone, images(case))
         value.backward()
@@ -162,8 +180,8 @@ def test_dropout_is_per_sample_and_in_training_only(case):
 
 
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_are_whole_and_independent(case, clone):
-    backbone = build(case, dict(num_tokens=2))
+def test_copies_are_whole_and_independent(case, kind, clone):
+    backbone = build(case, dict(kind, num_tokens=2))
     twin = clone(backbone)
     x = images(case)
     with torch.no_grad():
@@ -176,9 +194,9 @@ def test_copies_are_whole_and_independent(case, clone):
     assert type(twin) is type(backbone) and isinstance(twin.prompts, PromptPool)
 
 
-def test_autocast(case):
-    backbone = build(case, dict(num_tokens=2, dropout=0.1)).train()
-    exact = build(case, dict(num_tokens=2, dropout=0.1)).train()
+def test_autocast(case, kind):
+    backbone = build(case, dict(kind, num_tokens=2, dropout=0.1)).train()
+    exact = build(case, dict(kind, num_tokens=2, dropout=0.1)).train()
     exact.load_state_dict(backbone.state_dict())
     torch.manual_seed(0)
     with torch.autocast('cpu', torch.bfloat16):
@@ -191,8 +209,8 @@ def test_autocast(case):
     assert torch.cosine_similarity(grad.flatten(), expected.flatten(), 0) > 0.9
 
 
-def test_state_dict_round_trip(case):
-    source, target = build(case, dict(num_tokens=2)), build(case, dict(num_tokens=2))
+def test_state_dict_round_trip(case, kind):
+    source, target = build(case, dict(kind, num_tokens=2)), build(case, dict(kind, num_tokens=2))
     source.prompts.relocate(1, case.depth - 1)
     assert not torch.equal(source.prompts.tokens, target.prompts.tokens)
     target.load_state_dict(source.state_dict())

@@ -1,0 +1,177 @@
+"""VAPT's prompts: functions of what the block is given (002; METHOD § 7)."""
+from typing import Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmprovpt.registry import MODELS
+
+from .pool import PromptPool
+from .static import draw
+
+
+@MODELS.register_module()
+class AdaptivePrompts(PromptPool):
+    r"""Prompts of VAPT, for any ViT or Swin and any input size.
+
+    With X the block's patch tokens behind a LayerNorm of the prompts' own, as a map (C, h, w): one kernel for all
+    channels, a linear map over positions (a prompt's row and bias), and a projector for all blocks,
+    :math:`p = z + W_2\,\mathrm{ReLU}(W_1 z)`. Prompts enter the block as those of VPT do, through its norm.
+
+    A row of the pool is a prompt's row of the linear map, (grid − kernel + 1)² weights and a bias, which is what
+    relocation moves; kernel, norm and projector stay with the block. Maps of another size than ``grid_size`` are
+    first averaged (or repeated) to it, for which see docs/vapt.md; so rows are as long in all blocks of all backbones.
+
+    Args:
+        num_tokens: See :class:`PromptPool`.
+        patch_fan_in: See :class:`StaticPrompts`, for blocks in ``static_blocks``.
+        widths: Width C_i of each of the L blocks.
+        static_blocks: Numbers of blocks whose prompts are rows of VPT. A prompt that moves in or out starts anew.
+        grid_size: Side of the map that rows are defined on, in tokens; 14 is that of 224 px in patches of 16.
+        kernel_size: Side of the kernel, no padding.
+        hidden_dims: Of the projector.
+        shared_projector: One for all blocks of a width; False: one for each.
+        dropout: Probability in [0, 1) of a static prompt's number to be dropped, drawn for each sample anew.
+        channel_dropout: Of a channel of the map behind the kernel.
+        projector_dropout: Of a hidden number of the projector.
+        **kwargs: Of :class:`PromptPool`, but for ``carry``.
+
+    Attributes:
+        kernels (nn.Parameter): (L, kernel, kernel).
+        norms (nn.Parameter): (2, L, max C_i), scale and shift.
+        down, up (nn.Parameter): (S, hidden, max C_i) and (S, max C_i, hidden), of S projectors. What is beyond a
+            block's width is 0 and not read.
+
+    Raises:
+        TypeError, ValueError: If an argument is of the wrong type, length or range.
+    """
+
+    def __init__(self, num_tokens: Union[int, Sequence[int]], patch_fan_in: int, widths: Sequence[int],
+                 static_blocks: Sequence[int] = (0, ), grid_size: int = 14, kernel_size: int = 2,
+                 hidden_dims: int = 8, shared_projector: bool = True, dropout: float = 0.1,
+                 channel_dropout: float = 0.1, projector_dropout: float = 0.1, **kwargs) -> None:
+        if 'carry' in kwargs:
+            raise ValueError(f'carry={kwargs["carry"]!r}, but rows of adaptive prompts are equally long in all blocks')
+        self.embed_dims = [int(width) for width in widths]
+        self.static_blocks = _check_blocks(static_blocks, len(self.embed_dims))
+        for name, value in dict(grid_size=grid_size, kernel_size=kernel_size, hidden_dims=hidden_dims).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f'{name}={value!r}, but it must be an int >= 1')
+        if kernel_size > grid_size:
+            raise ValueError(f'kernel_size={kernel_size} is more than grid_size={grid_size}: no position is left')
+        positions = (grid_size - kernel_size + 1)**2
+        super().__init__(num_tokens, [width if block in self.static_blocks else positions + 1
+                                      for block, width in enumerate(self.embed_dims)], **kwargs)
+        self.dropouts = dict(dropout=dropout, channel_dropout=channel_dropout, projector_dropout=projector_dropout)
+        for name, value in self.dropouts.items():
+            if not 0 <= value < 1:
+                raise ValueError(f'{name}={value}, but it must be in [0, 1)')
+        self.grid_size, self.kernel_size, self.patch_fan_in = grid_size, kernel_size, patch_fan_in
+        sizes = sorted(set(self.embed_dims))
+        self._projector = [sizes.index(width) if shared_projector else block
+                           for block, width in enumerate(self.embed_dims)]
+        self._stage = [sizes.index(width) for width in self.embed_dims]
+        self._grid: Optional[Tuple[int, int]] = None
+        self._init_weights(hidden_dims)
+
+    def _init_weights(self, hidden_dims: int) -> None:
+        """Rows of adaptive blocks start as 0, as their authors' do."""
+        for prompt, block in enumerate(self.block_index.tolist()):
+            if block in self.static_blocks:
+                row = self.initial_row(block)
+                self.tokens.data[prompt, :len(row)] = row
+        widest, count = max(self.embed_dims), max(self._projector) + 1
+        self.kernels = nn.Parameter(torch.randn(self.num_blocks, self.kernel_size, self.kernel_size))
+        self.norms = nn.Parameter(torch.zeros(2, self.num_blocks, widest))
+        self.down = nn.Parameter(torch.zeros(count, hidden_dims, widest))
+        self.up = nn.Parameter(torch.zeros(count, widest, hidden_dims))
+        for block, width in enumerate(self.embed_dims):
+            self.norms.data[0, block, :width] = 1
+            number = self._projector[block]
+            for weight in (self.down.data[number, :, :width], self.up.data[number, :width]):
+                bound = weight.shape[1]**-0.5  # of nn.Linear
+                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound))
+
+    def initial_row(self, block: int) -> Tensor:
+        """(C_block,) float32: zeros; in a static block as VPT's."""
+        return draw(self.widths[block], self.patch_fan_in) if block in self.static_blocks \
+            else torch.zeros(self.widths[block])
+
+    def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
+        """(C_block,) the row as it is; anew where a prompt becomes static, or is no longer, or was spare."""
+        source = int(self.block_index[prompt])
+        if source >= 0 and (source in self.static_blocks) == (block in self.static_blocks) \
+                and self.widths[source] == self.widths[block]:
+            return self.tokens.detach()[prompt, :self.widths[block]]
+        return self.initial_row(block).to(self.tokens)
+
+    @property
+    def num_active(self) -> int:
+        """Trainable numbers that a forward reads: rows, and what blocks that are not static have besides."""
+        adaptive = [block for block in range(self.num_blocks) if block not in self.static_blocks]
+        projectors = {self._projector[block]: self.embed_dims[block] for block in adaptive}
+        shared = sum(self.kernel_size**2 + 2 * self.embed_dims[block] for block in adaptive)
+        return super().num_active + shared + 2 * self.down.shape[1] * sum(projectors.values())
+
+    def observe_grid(self, patch_embedding: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
+        """Note h and w of the output (B, C, h, w)."""
+        self._grid = tuple(output.shape[-2:])
+
+    def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
+        """The prompts of a block before its norm.
+
+        Args:
+            block: Its number.
+            tokens: (B, N, C), the block's input, patches last; or (B, h, w, C).
+
+        Returns:
+            ``None`` if the block owns no prompt; (B, n, C); or (n, C) of a static block without dropout.
+
+        Raises:
+            ValueError: The map is smaller than the kernel, or has not as many tokens as patches.
+        """
+        rows = self.rows(block)
+        if rows is None:
+            return None
+        if block in self.static_blocks:
+            drop = self.dropouts['dropout']
+            return F.dropout(rows.expand(len(tokens), *rows.shape), drop) if self.training and drop else rows
+        width, number = self.embed_dims[block], self._projector[block]
+        patches = self._patches(block, tokens)
+        # Kernel and linear map are one linear map over positions, (n, grid²): no map is convolved.
+        size = self.grid_size - self.kernel_size + 1
+        weight = F.conv_transpose2d(rows[:, None, :-1].unflatten(-1, (size, size)), self.kernels[None, None, block])
+        prompts = self._drop('channel_dropout', weight.flatten(1) @ patches, channelwise=True) + rows[:, -1:]
+        hidden = self._drop('projector_dropout', F.linear(prompts, self.down[number, :, :width]).relu())
+        return prompts + F.linear(hidden, self.up[number, :width])
+
+    def _patches(self, block: int, tokens: Tensor) -> Tensor:
+        """(B, grid², C) the patch tokens behind the prompts' norm, on the grid that rows are defined on."""
+        height, width = (-(-size // 2**self._stage[block]) for size in self._grid)
+        tokens = tokens.flatten(1, -2)
+        if height * width > tokens.shape[1] or self._stage[-1] and height * width != tokens.shape[1]:
+            raise ValueError(f'block {block} has {tokens.shape[1]} tokens, which are not {height} x {width} patches')
+        if min(height, width) < self.kernel_size:
+            raise ValueError(f'block {block} has {height} x {width} patches, fewer than the kernel of adaptive prompts '
+                             f'({self.kernel_size}): give larger images or a smaller kernel_size')
+        patches = F.layer_norm(tokens[:, tokens.shape[1] - height * width:], tokens.shape[-1:],
+                               *self.norms[:, block, :tokens.shape[-1]])
+        if (height, width) == (self.grid_size, self.grid_size):
+            return patches
+        maps = patches.transpose(1, 2).unflatten(-1, (height, width))
+        return F.adaptive_avg_pool2d(maps, self.grid_size).flatten(2).transpose(1, 2)
+
+    def _drop(self, name: str, x: Tensor, channelwise: bool = False) -> Tensor:
+        """Dropout of x (B, n, C); ``channelwise``, of a channel in all prompts of a sample."""
+        p = self.dropouts[name] if self.training else 0.
+        return x * F.dropout(torch.ones_like(x[:, :1]), p) if channelwise and p else F.dropout(x, p)
+
+
+def _check_blocks(blocks: Sequence[int], num_blocks: int) -> Tuple[int, ...]:
+    if not isinstance(blocks, (list, tuple)) or any(type(block) is not int for block in blocks):
+        raise TypeError(f'static_blocks={blocks!r}, but it must be a list of numbers of blocks')
+    beyond = [block for block in blocks if not 0 <= block < num_blocks]
+    if beyond:
+        raise ValueError(f'static_blocks={list(blocks)}, but the backbone has the blocks 0 to {num_blocks - 1}')
+    return tuple(blocks)
