@@ -35,7 +35,8 @@ def slow(pool, rows=None):
     """What ``concatenating`` needs to read ``rows``, by default those of the pool."""
     rows = block_rows(pool) if rows is None else rows
     static = getattr(pool, 'static_blocks', range(pool.num_blocks))
-    return [own if block in static or not len(own) else vapt(pool, block, own) for block, own in enumerate(rows)]
+    return [own if block in static else vapt(pool, block, own) if len(own) else own.new_zeros(0, pool.embed_dims[block])
+            for block, own in enumerate(rows)]
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
