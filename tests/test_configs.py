@@ -25,6 +25,7 @@ from mmprovpt.utils.parameters import count_config, count_trainable
 
 ROOT = Path(__file__).parents[1]
 METHODS = ('vpt', 'provpt')
+ADAPTIVE = ('vapt', 'provapt')  # as these, with prompts of the other kind
 # Classes and prompts per block (VPT's, which PRO-VPT takes over).
 TASKS = {
     'vtab1k': dict(
@@ -78,7 +79,7 @@ def small_backbone(cfg):
 def test_no_config_is_missing_or_unknown():
     for benchmark, tasks in TASKS.items():
         files = {path.name for path in (ROOT / 'configs' / benchmark).glob('vit_b_*.py')}
-        assert files == {f'vit_b_{method}_{task}.py' for method in METHODS for task in tasks}
+        assert files == {f'vit_b_{method}_{task}.py' for method in METHODS + ADAPTIVE for task in tasks}
     for benchmark, known in (('vtab1k', BY_NAME), ('fgvc', FGVC_TASKS)):
         assert {task: entry.num_classes for task, entry in known.items()} \
             == {task: classes for task, (classes, _) in TASKS[benchmark].items()}
@@ -114,6 +115,18 @@ def test_parameters_are_the_papers(benchmark, vpt, provpt):
     assert counts['vpt'] == expected
     assert counts['provpt'] == [count + POLICY for count in expected]
     assert [round(float(np.mean(counts[method])) / 1e6, 3) for method in METHODS] == [vpt, provpt]
+
+
+@pytest.mark.parametrize('benchmark', TASKS)
+def test_adaptive_twins(benchmark):
+    """They differ in the kind of prompts. 13² positions and a bias; a norm and a kernel of 11 blocks; a projector."""
+    for task, (classes, prompts) in TASKS[benchmark].items():
+        for method, twin in zip(METHODS, ADAPTIVE):
+            cfg = config(benchmark, twin, task)
+            assert differences(cfg, config(benchmark, method, task)) == {'model.backbone.prompts.type'}
+            assert cfg.model.backbone.prompts.type == 'AdaptivePrompts'
+            assert count_config(cfg) == 769 * classes + prompts * (768 + 11 * (13**2 + 1)) \
+                + 11 * (2**2 + 2 * 768) + 2 * 8 * 768 + POLICY * (twin == 'provapt')
 
 
 def test_parameters_of_one_task():

@@ -1,0 +1,3 @@
+# PRO-VAPT, FGVC: Stanford Cars.
+_base_ = 'vit_b_provpt_cars.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

@@ -1,0 +1,3 @@
+# VAPT, FGVC: Oxford Flowers.
+_base_ = 'vit_b_vpt_flowers.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

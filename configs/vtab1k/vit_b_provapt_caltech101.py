@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: Caltech101.
+_base_ = 'vit_b_provpt_caltech101.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: Clevr-Dist.
+_base_ = 'vit_b_provpt_clevr_dist.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

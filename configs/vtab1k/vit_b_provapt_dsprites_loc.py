@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: dSpr-Loc.
+_base_ = 'vit_b_provpt_dsprites_loc.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

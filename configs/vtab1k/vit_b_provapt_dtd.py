@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: DTD.
+_base_ = 'vit_b_provpt_dtd.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

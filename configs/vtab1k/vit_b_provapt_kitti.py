@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: KITTI-Dist.
+_base_ = 'vit_b_provpt_kitti.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

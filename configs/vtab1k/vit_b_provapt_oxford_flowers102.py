@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: Flowers102.
+_base_ = 'vit_b_provpt_oxford_flowers102.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

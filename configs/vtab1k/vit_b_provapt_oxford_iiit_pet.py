@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: Pets.
+_base_ = 'vit_b_provpt_oxford_iiit_pet.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

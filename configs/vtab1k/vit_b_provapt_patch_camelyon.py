@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: Camelyon.
+_base_ = 'vit_b_provpt_patch_camelyon.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

@@ -1,0 +1,3 @@
+# PRO-VAPT, VTAB-1k: Resisc45.
+_base_ = 'vit_b_provpt_resisc45.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))
