@@ -27,6 +27,14 @@ CONFIGS = {
             type='ImageClassifier',
             backbone=dict(VIT, arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16)),
             head=dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16))),
+    'vapt': dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(
+                VIT, arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+                prompts=dict(type='AdaptivePrompts', num_tokens=2, grid_size=3)),
+            head=dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16))),
     # One block of windows and one of shifted windows; 42 is not a multiple of patch times window.
     'swin': dict(
         default_scope='mmpretrain',
@@ -119,10 +127,11 @@ def check_classifier(model, path, shape, batch):
     torch.testing.assert_close(run(path, pixels(batch, *shape)).softmax(1), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('name, small, shape', [('vit', True, (32, 32)), ('swin', False, (42, 60))])
+@pytest.mark.parametrize('name, small, shape', [('vit', True, (32, 32)), ('swin', False, (42, 60)),
+                                                ('vapt', True, (64, 64))])
 def test_classifiers(call, write, tmp_path, capsys, name, small, shape):
     model = write(name, small)
-    given = [] if name == 'vit' else ['--shape', *shape]
+    given = [] if shape == (32, 32) else ['--shape', *shape]
     call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'new/model.onnx', *given)
     for batch in (1, 3):
         check_classifier(model, tmp_path / 'new/model.onnx', shape, batch)

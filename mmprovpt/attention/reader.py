@@ -31,7 +31,7 @@ class PromptReader:
 
     def _observe(self, norm: nn.Module, args: Tuple[Tensor]) -> None:
         # The block holds its input while it runs; no reader shall hold it longer.
-        self._tokens, self.batch_size = weakref.ref(args[0]), len(args[0])
+        self._tokens, self.batch_size = weakref.ref(args[0]), args[0].shape[0]
 
     def __getstate__(self):
         return dict(self.__dict__, _tokens=None)
@@ -111,6 +111,6 @@ def prompt_keys_values(rows: Tensor, weight: Tensor, bias: Optional[Tensor], num
     kv = kv.unflatten(-1, (2, num_heads, -1))
     if kv.dim() == 4:
         kv = kv.expand(batch_size, *kv.shape)
-    elif len(kv) != batch_size:
-        kv = kv.repeat_interleave(batch_size // len(kv), 0)
+    elif kv.shape[0] != batch_size:
+        kv = kv.repeat_interleave(batch_size // kv.shape[0], 0)
     return kv.permute(2, 0, 3, 1, 4).unbind(0)

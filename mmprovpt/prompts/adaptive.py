@@ -114,6 +114,10 @@ class AdaptivePrompts(PromptPool):
         shared = sum(self.kernel_size**2 + 2 * self.embed_dims[block] for block in adaptive)
         return super().num_active + shared + 2 * self.down.shape[1] * sum(projectors.values())
 
+    def depends_on_input(self, block: int) -> bool:
+        """True but for static blocks."""
+        return block not in self.static_blocks
+
     def observe_grid(self, patch_embedding: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
         """Note h and w of the output (B, C, h, w)."""
         self._grid = tuple(output.shape[-2:])
@@ -136,7 +140,7 @@ class AdaptivePrompts(PromptPool):
             return None
         if block in self.static_blocks:
             drop = self.dropouts['dropout']
-            return F.dropout(rows.expand(len(tokens), *rows.shape), drop) if self.training and drop else rows
+            return F.dropout(rows.expand(tokens.shape[0], *rows.shape), drop) if self.training and drop else rows
         width, number = self.embed_dims[block], self._projector[block]
         patches = self._patches(block, tokens)
         # Kernel and linear map are one linear map over positions, (n, grid²): no map is convolved.

@@ -68,6 +68,10 @@ class PromptPool(nn.Module):
         """
         raise TypeError(f'{type(self).__name__} does not say how a block reads its prompts')
 
+    def depends_on_input(self, block: int) -> bool:
+        """Whether ``read`` does, in eval mode."""
+        return False
+
     def observe_grid(self, patch_embedding: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
         """Forward hook of the convolution that embeds patches, for prompts that must know how many there are."""
 

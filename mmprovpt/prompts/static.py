@@ -48,7 +48,7 @@ class StaticPrompts(PromptPool):
         """
         rows = self.rows(block)
         if rows is not None and self.training and self.dropout > 0:
-            rows = F.dropout(rows.expand(len(tokens), *rows.shape), self.dropout)
+            rows = F.dropout(rows.expand(tokens.shape[0], *rows.shape), self.dropout)
         return rows
 
 

@@ -100,9 +100,11 @@ def fold_prompts(model: nn.Module) -> None:
     """Have each block read its prompts, normalised already, as constants.
 
     That leaves their keys and values as a product of constants, which any optimizer of graphs computes. It does not
-    for a norm.
+    for a norm. Prompts that depend on the input stay functions of it.
     """
     for attention in [module for module in model.modules() if hasattr(module, 'prompt_reader')]:
+        if attention.prompt_reader.pool.depends_on_input(attention.prompt_reader.block):
+            continue
         attention.register_buffer('prompt_rows', attention.prompt_reader.read(), persistent=False)
         attention.prompt_reader.read = lambda attention=attention: attention.prompt_rows
 
