@@ -24,9 +24,26 @@ PAIRS.update({f'mask_rcnn_swin_t_{{}}{kind}_coco': (3000, 36 * 7330) if '3x' in 
               for kind in MASK_RCNN})
 
 
+# Those that exist with prompts that depend on the input, too, and the widths of their blocks.
+ADAPTIVE = {'setr_pup_vit_b_{}_ade20k': [768] * 12,
+            'mask_rcnn_swin_t_{}_coco': [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2}
+
+
 def test_no_config_is_missing_or_unknown():
     assert {path.stem for path in (ROOT / 'configs').glob('*.py')} \
-        == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt')}
+        == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt')} \
+        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt')}
+
+
+@pytest.mark.parametrize('pair', ADAPTIVE)
+def test_adaptive_twins(pair):
+    widths = ADAPTIVE[pair]
+    for method, twin in dict(vpt='vapt', provpt='provapt').items():
+        assert differences(parse(pair.format(method)), parse(pair.format(twin))) == {'model.backbone.prompts.type'}
+    # Less: prompts as long as blocks are wide. More: rows, kernels and norms of 11 blocks, a projector for each width.
+    more = 10 * 11 * (13**2 + 1) + sum(2**2 + 2 * width for width in widths[1:]) + 2 * 8 * sum(set(widths))
+    assert count_config(config(pair.format('vapt'))) - count_config(config(pair.format('vpt'))) \
+        == more - 10 * sum(widths[1:])
 
 
 @pytest.mark.parametrize('pair', PAIRS)

@@ -1,0 +1,4 @@
+# PRO-VAPT: as setr_pup_vit_b_provpt_ade20k.py, with prompts that depend on the input (docs/vapt.md).
+_base_ = 'setr_pup_vit_b_provpt_ade20k.py'
+
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))
