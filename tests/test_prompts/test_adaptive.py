@@ -4,6 +4,7 @@ import torch
 from matrix import CASES, KINDS, build, images, loss
 from torch import nn
 
+from mmprovpt import tuned_state_dict
 from mmprovpt.prompts import AdaptivePrompts
 from mmprovpt.utils.parameters import count_trainable
 
@@ -60,6 +61,7 @@ def test_prompts_of_a_block_start_equal_and_dropout_parts_them(name):
     backbone = build(CASES[name], dict(KINDS['adaptive'], num_tokens=3)).train()
     own, last = backbone.prompts, CASES[name].depth - 1
     own.tokens.data.zero_()
+    nn.init.normal_(own.down), nn.init.normal_(own.up)
     optimizer = torch.optim.SGD(own.parameters(), lr=1e-3)
 
     def parted(rows):
@@ -121,3 +123,16 @@ def test_inputs_that_do_not_fit():
     own = pool()
     with pytest.raises(ValueError, match='block 1 has 4 tokens, which are not 3 x 3 patches'):
         own.read(1, torch.zeros(1, 4, 8))
+
+
+def test_small_state_dict():
+    one, other = (build(VIT, dict(KINDS['adaptive'], num_tokens=2)).eval() for _ in range(2))
+    one.prompts.relocate(0, 2)
+    nn.init.normal_(one.prompts.norms)
+    kept = tuned_state_dict(one)
+    assert {key.split('.')[1] for key in kept} == {
+        'tokens', 'block_index', 'kernels', 'norms', 'down', 'up', 'frozen_sha256'}
+    x = images(VIT)
+    assert not torch.equal(one(x)[-1], other(x)[-1])
+    other.load_state_dict(kept)
+    assert torch.equal(one(x)[-1], other(x)[-1])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from matrix import CASES, build, concatenating, images, outputs
+from matrix import CASES, KINDS, build, concatenating, images, outputs
 
 from mmprovpt.relocation.idleness import CRITERIA, true_idleness
 from mmprovpt.relocation.virtual import OPENING, virtual_gain
@@ -17,10 +17,15 @@ def case(request):
     return CASES[request.param]
 
 
-def prompted(case, dropout=0., **overrides):
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def prompted(case, kind=KINDS['static'], dropout=0., **overrides):
     torch.manual_seed(0)
     counts = [(block + 1) % 3 for block in range(case.depth)]
-    backbone = build(case, dict(num_tokens=counts, dropout=dropout), **overrides).train()
+    backbone = build(case, dict(kind, num_tokens=counts, dropout=dropout), **overrides).train()
     with torch.no_grad():  # as trained prompts are: of another scale, no two alike
         backbone.prompts.tokens *= torch.linspace(0.5, 5, len(backbone.prompts.tokens))[:, None]
     return backbone
@@ -74,8 +79,8 @@ def gate_derivatives(backbone, x, step=1e-4):
     return torch.stack(columns)
 
 
-def test_gates(case):
-    backbone, x = prompted(case), images(case, batch=BATCH)
+def test_gates(case, kind):
+    backbone, x = prompted(case, kind), images(case, batch=BATCH)
     first = measure('gate', backbone, x).compute()[0]
     second = measure('gate_fisher', backbone, x).compute()[0]
     gamma = gate_derivatives(backbone.double(), x.double())
@@ -87,8 +92,8 @@ def test_gates(case):
     torch.testing.assert_close(second.double() / scale, expected / scale, rtol=0, atol=2e-4)
 
 
-def test_open_gates_change_nothing_and_a_closed_one_removes(case):
-    backbone, x = prompted(case), images(case)
+def test_open_gates_change_nothing_and_a_closed_one_removes(case, kind):
+    backbone, x = prompted(case, kind), images(case)
     pool = backbone.prompts
     with torch.no_grad():
         plain = outputs(backbone, x)
@@ -106,9 +111,9 @@ def test_open_gates_change_nothing_and_a_closed_one_removes(case):
         assert not torch.allclose(closed[-1], plain[-1])
 
 
-def test_taylor_norm(case, monkeypatch):
+def test_taylor_norm(case, kind, monkeypatch):
     """The derivative in a factor on the standardised prompt, at 1."""
-    backbone, x = prompted(case), images(case, batch=BATCH)
+    backbone, x = prompted(case, kind), images(case, batch=BATCH)
     measured = measure('taylor_norm', backbone, x).compute()[0]
     backbone, x, step = backbone.double(), x.double(), 1e-4
     pool, expected = backbone.prompts, []
@@ -136,9 +141,9 @@ def test_taylor_norm(case, monkeypatch):
     torch.testing.assert_close(measured.double() / scale, expected / scale, rtol=0, atol=2e-4)
 
 
-def test_taylor(case):
+def test_taylor(case, kind):
     """By hand from the gradient."""
-    backbone, x = prompted(case), images(case, batch=BATCH)
+    backbone, x = prompted(case, kind), images(case, batch=BATCH)
     measured = measure('taylor', backbone, x).compute()[0]
     backbone.prompts.tokens.grad = None
     sample_losses(backbone, x).mean().backward()
