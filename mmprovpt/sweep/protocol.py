@@ -217,7 +217,10 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
 
 
 def method_of(task: Config) -> str:
-    """How the paper calls what a config trains."""
-    if find_hooks(task):
-        return 'PRO-VPT'
-    return 'VPT-Deep' if find_prompts(task.model) else 'Linear'
+    """How the papers call what a config trains."""
+    prompts = find_prompts(task.model)
+    if prompts is None:
+        return 'Linear'
+    adaptive, moves = type_name(prompts) == 'AdaptivePrompts', bool(find_hooks(task))
+    return {(False, False): 'VPT-Deep', (False, True): 'PRO-VPT', (True, False): 'VAPT', (True, True): 'PRO-VAPT'}[
+        adaptive, moves]

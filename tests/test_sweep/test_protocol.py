@@ -141,11 +141,12 @@ def test_without_a_grid(task, tmp_path):
         own_rates(task)
 
 
-@pytest.mark.parametrize('hooks, prompts, method', [(True, True, 'PRO-VPT'), (False, True, 'VPT-Deep'),
-                                                    (False, False, 'Linear')])
+@pytest.mark.parametrize('hooks, prompts, method', [
+    (True, 'StaticPrompts', 'PRO-VPT'), (False, 'StaticPrompts', 'VPT-Deep'), (False, None, 'Linear'),
+    (True, 'AdaptivePrompts', 'PRO-VAPT'), (False, 'mmprovpt.AdaptivePrompts', 'VAPT')])
 def test_method(task, tmp_path, hooks, prompts, method):
     task.custom_hooks = task.custom_hooks if hooks else []
-    task.model.backbone = task.model.backbone if prompts else dict(type='VisionTransformer')
+    task.model.backbone = dict(prompts=dict(type=prompts)) if prompts else dict(type='VisionTransformer')
     search, final = search_trials(task, tmp_path, [1], [0]), final_trials(task, tmp_path, 1, 0, 1)
     finish(search[0], 1.)
     assert summarise(task, 'task', 'accuracy/top1', search, final)['method'] == method
