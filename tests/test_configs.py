@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
+from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME
 from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
@@ -127,6 +128,26 @@ def test_adaptive_twins(benchmark):
             assert cfg.model.backbone.prompts.type == 'AdaptivePrompts'
             assert count_config(cfg) == 769 * classes + prompts * (768 + 11 * (13**2 + 1)) \
                 + 11 * (2**2 + 2 * 768) + 2 * 8 * 768 + POLICY * (twin == 'provapt')
+
+
+@pytest.mark.parametrize('task', MINIATURE)
+def test_miniature_vtab(task):
+    """One backbone, one budget; tasks differ in their classes, methods in prompts, relocation and schedule."""
+    classes = len(MINIATURE[task].classes)
+    linear, vpt, provpt = configs = [Config(parse(f'miniature_vtab/{method}_{task}.py'))
+                                     for method in ('linear', 'vpt', 'provpt')]
+    assert differences(vpt, provpt) == {'param_scheduler', 'custom_hooks'}
+    assert differences(linear, vpt) == {
+        'model.backbone.type', 'model.backbone.prompts', 'model.backbone.frozen_stages',
+        'default_hooks.checkpoint.type'}
+    head = 385 * classes
+    assert [count_config(cfg) for cfg in configs] == [head, head + 60 * 384, head + 60 * 384 + POLICY]
+    for cfg, method in zip(configs, ('linear', 'vpt', 'provpt')):
+        assert cfg.train_cfg.max_epochs == 10
+        dataset = cfg.test_dataloader.dataset
+        assert (dataset.task, dataset.num_classes, cfg.model.head.num_classes) == (task, classes, classes)
+        assert differences(cfg, parse(f'miniature_vtab/{method}_category.py')) <= {'model.head.num_classes'} | {
+            f'{phase}_dataloader.dataset.{key}' for phase in ('train', 'val', 'test') for key in ('task', 'num_classes')}
 
 
 def test_parameters_of_one_task():
