@@ -147,7 +147,8 @@ def test_miniature_vtab(task):
         dataset = cfg.test_dataloader.dataset
         assert (dataset.task, dataset.num_classes, cfg.model.head.num_classes) == (task, classes, classes)
         assert differences(cfg, parse(f'miniature_vtab/{method}_category.py')) <= {'model.head.num_classes'} | {
-            f'{phase}_dataloader.dataset.{key}' for phase in ('train', 'val', 'test') for key in ('task', 'num_classes')}
+            f'{phase}_dataloader.dataset.{key}' for phase in ('train', 'val', 'test')
+            for key in ('task', 'num_classes')}
 
 
 def test_parameters_of_one_task():
