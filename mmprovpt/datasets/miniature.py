@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A miniature instance segmentation data set, made on the spot from what scikit-learn bundles.
+"""A miniature segmentation data set, made on the spot from what scikit-learn bundles.
 
 Handwritten digits (`load_digits`) are pasted on crops of two photographs (`load_sample_images`).
-The result is an ordinary COCO data set: JPEG files and annotations with run-length masks.
+The result is an ordinary COCO data set, JPEG files and annotations with run-length masks, and the
+same scenes once more in ADE20k's layout, JPEG files and label maps of digits and background.
 
 Training and validation share nothing: every fifth digit sample and the right part of the
 photographs belong to validation. Every image draws from a generator seeded by (seed, split, image
@@ -20,21 +21,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 # scikit-learn is imported where it is needed: finding the data complete must not take as long as
 # that import.
 
 CLASSES = tuple('0123456789')
+REGIONS = ('sky', 'trees', 'leaves')  # of the background; the lake counts as sky
+LABELS = REGIONS + CLASSES  # of the label maps: class i has the value i + 1, and 0 is none of them
 SPLITS = ('train', 'val')
+ADE_SPLITS = dict(train='training', val='validation')
 MANIFEST = 'miniature.json'
 
-_VERSION = 1  # raise it when the same parameters give other bytes
+_VERSION = 2  # raise it when the same parameters give other bytes, or files; 2: label maps
 _SPLIT_COLUMN = 440  # photographs are 640 px wide; train crops lie left of this column
 _VAL_EVERY = 5
 _INK = 6.  # of 16 grey levels: from here on an upscaled pixel is digit
 _MIN_VISIBLE = 0.6  # no digit may lose more than the rest to the digits pasted over it
 _TRIES = 20
+# Of the photographs in load_sample_images' order: a channel (of RGB), up to what value a region has
+# it, from what value on another has it, and these regions. In between nobody knows: label 0.
+_REGION_RULES = ((2, 124, 166, 'trees', 'sky'), (0, 89, 256, 'leaves', None))
+# The pagoda in the first photograph, (x, y) in px; only training would show it, so it has label 0.
+_PAGODA = ((55, 280), (75, 215), (85, 110), (190, 25), (220, 25), (335, 115), (345, 245), (375, 345),
+           (320, 427), (190, 427), (70, 345))
 
 
 class Scene(NamedTuple):
@@ -45,10 +55,13 @@ class Scene(NamedTuple):
         masks (np.ndarray): Visible pixels of each instance, bool, shape (N, H, W). They are
             disjoint, as later digits hide earlier ones.
         labels (np.ndarray): Class index of each instance, int64, shape (N,).
+        label_map (np.ndarray): What each pixel shows, uint8, shape (H, W): 1 + index in LABELS, or
+            0 for what has no label (the pagoda, the flower, blurred borders of regions).
     """
     image: np.ndarray
     masks: np.ndarray
     labels: np.ndarray
+    label_map: np.ndarray
 
 
 @functools.cache
@@ -89,8 +102,37 @@ def load_backgrounds(split: str) -> tuple[np.ndarray, ...]:
     """
     from sklearn.datasets import load_sample_images
     _check_split(split)
-    columns = slice(None, _SPLIT_COLUMN) if split == 'train' else slice(_SPLIT_COLUMN, None)
-    return tuple(photo[:, columns] for photo in load_sample_images().images)
+    return tuple(photo[:, _columns(split)] for photo in load_sample_images().images)
+
+
+@functools.cache
+def load_regions(split: str) -> tuple[np.ndarray, ...]:
+    """Label the regions of what `load_backgrounds` loads, by brightness in one channel.
+
+    Args:
+        split (str): 'train' or 'val'.
+
+    Returns:
+        tuple[np.ndarray]: Label maps, uint8: 1 + index in REGIONS, or 0 for none; shapes (H, W) of
+        the backgrounds.
+
+    Raises:
+        ValueError: If the split has another name.
+    """
+    from sklearn.datasets import load_sample_images
+    _check_split(split)
+    maps = []
+    for photo, (channel, low, high, dark, bright) in zip(load_sample_images().images, _REGION_RULES, strict=True):
+        values = np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(2)))[..., channel]
+        regions = np.zeros(values.shape, np.uint8)
+        regions[values <= low] = 1 + REGIONS.index(dark)
+        if bright:
+            regions[values >= high] = 1 + REGIONS.index(bright)
+        maps.append(regions)
+    pagoda = Image.new('1', maps[0].shape[::-1])
+    ImageDraw.Draw(pagoda).polygon(_PAGODA, fill=1)
+    maps[0][np.array(pagoda)] = 0
+    return tuple(regions[:, _columns(split)] for regions in maps)
 
 
 def compose_scene(rng: np.random.Generator,
@@ -118,7 +160,7 @@ def compose_scene(rng: np.random.Generator,
     if digit_size[1] > min(size):
         raise ValueError(f'digit_size {digit_size} does not fit in an image of {size} px; '
                          f'make the digits at most {min(size)} px')
-    image = _crop_background(rng, load_backgrounds(split), size)
+    image, label_map = _crop_background(rng, split, size)
     grids, targets = load_digit_images(split)
     masks, areas, labels = [], [], []
     for _ in range(rng.integers(num_digits[0], num_digits[1] + 1)):
@@ -130,10 +172,11 @@ def compose_scene(rng: np.random.Generator,
         for earlier in masks:
             earlier &= ~mask
         image[mask] = _choose_colour(rng, image, mask)
+        label_map[mask] = 1 + len(REGIONS) + targets[chosen]
         masks.append(mask)
         areas.append(mask.sum())
         labels.append(targets[chosen])
-    return Scene(image, np.stack(masks), np.asarray(labels, dtype=np.int64))
+    return Scene(image, np.stack(masks), np.asarray(labels, dtype=np.int64), label_map)
 
 
 def _check_split(split: str) -> None:
@@ -141,17 +184,27 @@ def _check_split(split: str) -> None:
         raise ValueError(f'split must be one of {SPLITS}, but got {split!r}')
 
 
-def _crop_background(rng, photos, size):
-    """Crop a random part, up to 1.25 times too large, of a random photograph; maybe mirror it."""
-    photo = photos[rng.integers(len(photos))]
+def _columns(split):
+    return slice(None, _SPLIT_COLUMN) if split == 'train' else slice(_SPLIT_COLUMN, None)
+
+
+def _crop_background(rng, split, size):
+    """Crop a random part, up to 1.25 times too large, of a random photograph; maybe mirror it.
+
+    Returns the image (H, W, 3) and the labels of its regions (H, W).
+    """
+    photos = load_backgrounds(split)
+    chosen = rng.integers(len(photos))
+    photo, regions = photos[chosen], load_regions(split)[chosen]
     scale = rng.uniform(1, 1.25)
     width, height = (min(round(side * scale), limit)
                      for side, limit in zip(size, photo.shape[1::-1], strict=True))
     left = rng.integers(photo.shape[1] - width + 1)
     top = rng.integers(photo.shape[0] - height + 1)
-    crop = Image.fromarray(photo[top:top + height, left:left + width])
-    image = np.array(crop.resize(size, Image.Resampling.BILINEAR))
-    return image[:, ::-1].copy() if rng.random() < 0.5 else image
+    image, label_map = (
+        np.array(Image.fromarray(pixels[top:top + height, left:left + width]).resize(size, how))
+        for pixels, how in ((photo, Image.Resampling.BILINEAR), (regions, Image.Resampling.NEAREST)))
+    return (image[:, ::-1].copy(), label_map[:, ::-1].copy()) if rng.random() < 0.5 else (image, label_map)
 
 
 def _draw_digit(grid, side):
@@ -193,7 +246,9 @@ def build_miniature(out: os.PathLike,
                     progress: Callable[[int, int], None] | None = None) -> bool:
     """Write the data set, unless it is there already.
 
-    The layout is `annotations/instances_{train,val}.json`, `{train,val}/*.jpg` and
+    The layout is COCO's, `annotations/instances_{train,val}.json` and `{train,val}/*.jpg`; for the
+    same scenes ADE20k's, `images/{training,validation}/*.jpg` and
+    `annotations/{training,validation}/*.png` (uint8; 1 + index in LABELS, 0 for no label); and
     `miniature.json`, which says how it was made and holds each file's hash. Everything is written
     to a temporary directory beside `out`, which is renamed at the end: `out`
     is either complete or not there. A damaged data set is replaced as a whole.
@@ -267,15 +322,18 @@ def find_damage(root: os.PathLike, parameters: dict | None = None) -> list[str]:
 
 
 def _write_split(root, split, count, size, seed):
-    """Write images and annotations of one split; yield after each image."""
-    (root / split).mkdir()
-    (root / 'annotations').mkdir(exist_ok=True)
+    """Write images, annotations and label maps of one split; yield after each image."""
+    folders = [root / split] + [root / name / ADE_SPLITS[split] for name in ('images', 'annotations')]
+    for folder in folders:
+        folder.mkdir(parents=True)
     images, annotations = [], []
     for number in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), number])
         scene = compose_scene(rng, split, size)
         name = f'{number + 1:06d}.jpg'
-        Image.fromarray(scene.image).save(root / split / name, quality=92)
+        Image.fromarray(scene.image).save(folders[0] / name, quality=92)
+        shutil.copyfile(folders[0] / name, folders[1] / name)
+        Image.fromarray(scene.label_map).save((folders[2] / name).with_suffix('.png'))
         images.append(dict(id=number + 1, file_name=name, width=size[0], height=size[1]))
         for mask, label in zip(scene.masks, scene.labels, strict=True):
             annotations.append(dict(id=len(annotations) + 1, image_id=number + 1,
@@ -304,7 +362,8 @@ def _hash_files(root):
     """Map each data file's path under `root` to its SHA-256."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in ('annotations', *SPLITS) for path in sorted((root / folder).glob('*'))
+        for folder in ('annotations', 'images', *SPLITS)
+        for path in sorted((root / folder).rglob('*')) if path.is_file()
     }
 
 

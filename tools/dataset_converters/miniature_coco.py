@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the embedded COCO-format data set; at once done if it is there already.
+"""Write the embedded data set, in COCO's and in ADE20k's layout; at once done if it is there already.
 
     python tools/dataset_converters/miniature_coco.py --out data/miniature
 """
@@ -29,7 +29,7 @@ def show_progress(done, total):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Write the embedded COCO-format data set')
+    parser = argparse.ArgumentParser(description="Write the embedded data set, in COCO's and in ADE20k's layout")
     parser.add_argument('--out', type=Path, default=Path('data/miniature'),
                         help='directory of the data set (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=128, help='training images')
