@@ -10,7 +10,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 STAMPS := $(VENV)/.stamps
-DEMO := work_dirs/demo
 
 # mmcv would start four compilers on any smaller machine.
 export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -22,9 +21,10 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data demo test lint
+.PHONY: help setup data demo demo-seg demo-cls test lint
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
+	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
 	@echo 'make test    set up, then run the tests'
 	@echo 'make lint    set up, then run ruff'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
@@ -84,12 +84,15 @@ $(PACKAGE): $(MMCV)
 data: $(PACKAGE)
 	@$(PY) tools/dataset_converters/miniature_coco.py --out data/miniature
 
-demo: data
-	$(PY) tools/train.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --work-dir $(DEMO)
-	@run=$$(ls -d $(DEMO)/2*/ | tail -n 1); echo; \
-		for f in "$$(cat $(DEMO)/last_checkpoint)" "$${run}relocations.jsonl" "$${run}prompt_distribution.png"; do \
+demo: CONFIG := mask_rcnn_swin_mini_provpt_digits
+demo-seg: CONFIG := setr_pup_vit_mini_provpt_digits
+demo-cls: CONFIG := swin_mini_provpt_digits
+demo demo-seg demo-cls: data
+	$(PY) tools/train.py configs/demo/$(CONFIG).py --work-dir work_dirs/$@
+	@dir=work_dirs/$@; run=$$(ls -d $$dir/2*/ | tail -n 1); echo; \
+		for f in "$$(cat $$dir/last_checkpoint)" "$${run}relocations.jsonl" "$${run}prompt_distribution.png"; do \
 			[ -s "$$f" ] || { echo "The demo ended without $$f" >&2; exit 1; }; done; \
-		echo "checkpoint            $$(cat $(DEMO)/last_checkpoint)"; \
+		echo "checkpoint            $$(cat $$dir/last_checkpoint)"; \
 		echo "relocation log        $${run}relocations.jsonl ($$(wc -l < "$${run}relocations.jsonl") periods)"; \
 		echo "prompt distribution   $${run}prompt_distribution.png"
 

@@ -2,8 +2,9 @@
 """A miniature segmentation data set, made on the spot from what scikit-learn bundles.
 
 Handwritten digits (`load_digits`) are pasted on crops of two photographs (`load_sample_images`).
-The result is an ordinary COCO data set, JPEG files and annotations with run-length masks, and the
-same scenes once more in ADE20k's layout, JPEG files and label maps of digits and background.
+The result is an ordinary COCO data set, JPEG files and annotations with run-length masks; the same
+scenes in ADE20k's layout, JPEG files and label maps of digits and background; and an image folder
+for classification, scenes of a single digit.
 
 Training and validation share nothing: every fifth digit sample and the right part of the
 photographs belong to validation. Every image draws from a generator seeded by (seed, split, image
@@ -33,9 +34,11 @@ SPLITS = ('train', 'val')
 ADE_SPLITS = dict(train='training', val='validation')
 MANIFEST = 'miniature.json'
 
-_VERSION = 2  # raise it when the same parameters give other bytes, or files; 2: label maps
+_VERSION = 2  # raise it when the same parameters give other bytes or files (2: label maps, folder)
 _SPLIT_COLUMN = 440  # photographs are 640 px wide; train crops lie left of this column
 _VAL_EVERY = 5
+_FOLDER = dict(size=(56, 56), num_digits=(1, 1), digit_size=(28, 52))  # scenes of the image folder
+_PER_SCENE = 8  # as many images in the image folder for each of the others
 _INK = 6.  # of 16 grey levels: from here on an upscaled pixel is digit
 _MIN_VISIBLE = 0.6  # no digit may lose more than the rest to the digits pasted over it
 _TRIES = 20
@@ -248,7 +251,8 @@ def build_miniature(out: os.PathLike,
 
     The layout is COCO's, `annotations/instances_{train,val}.json` and `{train,val}/*.jpg`; for the
     same scenes ADE20k's, `images/{training,validation}/*.jpg` and
-    `annotations/{training,validation}/*.png` (uint8; 1 + index in LABELS, 0 for no label); and
+    `annotations/{training,validation}/*.png` (uint8; 1 + index in LABELS, 0 for no label); for
+    classification `digits/{train,val}/<digit>/*.jpg`, eight of 56 x 56 px for each scene; and
     `miniature.json`, which says how it was made and holds each file's hash. Everything is written
     to a temporary directory beside `out`, which is renamed at the end: `out`
     is either complete or not there. A damaged data set is replaced as a whole.
@@ -285,6 +289,7 @@ def build_miniature(out: os.PathLike,
         building.chmod(0o777 & ~_umask())
         done = itertools.count(1)
         for split in SPLITS:
+            _write_folder(building / 'digits' / split, split, counts[split] * _PER_SCENE, seed)
             for _ in _write_split(building, split, counts[split], size, seed):
                 if progress is not None:
                     progress(next(done), num_train + num_val)
@@ -345,6 +350,17 @@ def _write_split(root, split, count, size, seed):
                 dict(info=info, images=images, annotations=annotations, categories=categories))
 
 
+def _write_folder(root, split, count, seed):
+    """Write images of one digit each, into a folder for each class."""
+    for name in CLASSES:
+        (root / name).mkdir(parents=True)
+    for number in range(count):
+        # Not the generators of the scenes.
+        scene = compose_scene(np.random.default_rng([seed, SPLITS.index(split), number, 1]), split, **_FOLDER)
+        path = root / CLASSES[scene.labels[0]] / f'{number + 1:06d}.jpg'
+        Image.fromarray(scene.image).save(path, quality=92)
+
+
 def _annotate(mask, label):
     """Describe one visible mask, bool (H, W), in COCO's terms; the box is [x, y, w, h] in px."""
     from pycocotools import mask as coco_mask
@@ -362,7 +378,7 @@ def _hash_files(root):
     """Map each data file's path under `root` to its SHA-256."""
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in ('annotations', 'images', *SPLITS)
+        for folder in ('annotations', 'images', 'digits', *SPLITS)
         for path in sorted((root / folder).rglob('*')) if path.is_file()
     }
 

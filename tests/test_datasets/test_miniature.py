@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config, ConfigDict
 from PIL import Image
 
 from mmprovpt.datasets import build_miniature, compose_scene, find_damage, miniature
@@ -17,7 +18,7 @@ coco_mask = pytest.importorskip('pycocotools.mask')
 pytest.importorskip('sklearn')
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / 'configs/demo/swin_mini_digits.pth'
+CHECKPOINTS = {name: ROOT / f'configs/demo/{name}_mini_digits.pth' for name in ('swin', 'vit')}
 TINY = dict(num_train=6, num_val=3, size=(96, 80), seed=3)
 
 
@@ -57,6 +58,72 @@ def test_annotations_agree_with_masks(tiny, split, count):
             assert annotation['area'] == mask.sum() > 50
             rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
             assert annotation['bbox'] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+
+
+@pytest.mark.parametrize('split, folder', [('train', 'training'), ('val', 'validation')])
+def test_label_maps_agree_with_annotations(tiny, split, folder):
+    """ADE20k's layout; digits are where COCO's masks are, and only there."""
+    from pycocotools.coco import COCO
+    coco = COCO(tiny / 'annotations' / f'instances_{split}.json')
+    names = sorted(image['file_name'] for image in coco.dataset['images'])
+    assert sorted(os.listdir(tiny / 'images' / folder)) == names
+    assert sorted(os.listdir(tiny / 'annotations' / folder)) == [name.replace('jpg', 'png') for name in names]
+    regions = set()
+    for image in coco.dataset['images']:
+        name = image['file_name']
+        assert (tiny / 'images' / folder / name).read_bytes() == (tiny / split / name).read_bytes()
+        with Image.open(tiny / 'annotations' / folder / name.replace('jpg', 'png')) as png:
+            assert png.format == 'PNG' and png.mode == 'L'
+            label_map = np.array(png)
+        expected = np.zeros((image['height'], image['width']), int)
+        for annotation in coco.imgToAnns[image['id']]:
+            digit = coco.cats[annotation['category_id']]['name']
+            expected[coco.annToMask(annotation) == 1] = 1 + miniature.LABELS.index(digit)
+        np.testing.assert_array_equal(np.where(label_map > len(miniature.REGIONS), label_map, 0), expected)
+        regions |= set(np.unique(label_map[expected == 0]))
+    assert regions <= {0, 1, 2, 3} and regions & {1, 2, 3}
+
+
+def test_regions_are_what_they_are_called():
+    """Sky is bright and bluish, trees are dark, leaves dark and bluish, by the photographs' own pixels."""
+    counts = {}
+    for split in miniature.SPLITS:
+        for photo, regions in zip(miniature.load_backgrounds(split), miniature.load_regions(split)):
+            assert regions.shape == photo.shape[:2] and regions.dtype == np.uint8
+            for value in np.unique(regions)[1:]:
+                pixels = photo[regions == value].astype(int)
+                name = miniature.REGIONS[value - 1]
+                counts[split, name] = len(pixels)
+                red, green, blue = pixels.mean(0)
+                assert dict(sky=blue > red > 150, trees=blue < green < 130, leaves=red < 40 < blue)[name]
+    assert set(counts) == {(split, name) for split in miniature.SPLITS for name in miniature.REGIONS}
+    assert min(counts.values()) > 20_000
+    pagoda, flower = (regions[180:230, 200:260] for regions in miniature.load_regions('train'))
+    assert not pagoda.any() and not flower.any()
+
+
+def test_scene_is_cropped_and_mirrored_with_its_labels():
+    """Borders of regions are where the image has its edges."""
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        scene = compose_scene(rng, 'train', num_digits=(1, 1))
+        assert scene.label_map.shape == scene.image.shape[:2] and scene.label_map.dtype == np.uint8
+        sky, trees = (scene.image[scene.label_map == value].astype(int) for value in (1, 2))
+        if len(sky) and len(trees):
+            assert (sky[:, 2] > 125).mean() > 0.97 and (trees[:, 2] < 165).mean() > 0.9
+
+
+def test_image_folder(tiny):
+    for split, count in (('train', 48), ('val', 24)):
+        paths = sorted((tiny / 'digits' / split).glob('*/*.jpg'), key=lambda path: path.name)
+        assert sorted(os.listdir(tiny / 'digits' / split)) == sorted(miniature.CLASSES)
+        assert [path.stem for path in paths] == [f'{number + 1:06d}' for number in range(count)]
+        rng = np.random.default_rng([TINY['seed'], miniature.SPLITS.index(split), 4, 1])
+        scene = compose_scene(rng, split, (56, 56), (1, 1), (28, 52))
+        label, = scene.labels
+        assert paths[4].parent.name == miniature.CLASSES[label]
+        with Image.open(paths[4]) as jpeg:
+            assert np.abs(np.array(jpeg).astype(int) - scene.image).mean() < 6
 
 
 def test_digit_has_one_colour_within_its_mask():
@@ -105,7 +172,8 @@ def test_complete_data_is_left_alone(tiny):
     assert {path: path.stat().st_mtime_ns for path in tiny.rglob('*')} == before
 
 
-@pytest.mark.parametrize('harm', ['missing image', 'changed image', 'cut annotations', 'cut manifest', 'other seed'])
+@pytest.mark.parametrize('harm', ['missing image', 'changed image', 'changed labels', 'missing digit',
+                                  'cut annotations', 'cut manifest', 'other seed', 'older version'])
 def test_damage_is_named_and_repaired(tiny, tmp_path, harm):
     root = tmp_path / 'data'
     build_miniature(root, **(dict(TINY, seed=4) if harm == 'other seed' else TINY))
@@ -116,6 +184,18 @@ def test_damage_is_named_and_repaired(tiny, tmp_path, harm):
     elif harm == 'changed image':
         (root / 'val/000001.jpg').write_bytes(b'\xff\xd8')
         assert find_damage(root) == [f'{root}/val/000001.jpg is not as it was written']
+    elif harm == 'changed labels':
+        path = root / 'annotations/validation/000002.png'
+        Image.fromarray(np.array(Image.open(path)) + np.uint8(1)).save(path)
+        assert find_damage(root) == [f'{path} is not as it was written']
+    elif harm == 'missing digit':
+        path = next((root / 'digits/val').glob('*/000003.jpg'))
+        path.unlink()
+        assert find_damage(root) == [f'{path} is missing']
+    elif harm == 'older version':
+        manifest = json.loads((root / 'miniature.json').read_text())
+        manifest['parameters']['version'] -= 1
+        (root / 'miniature.json').write_text(json.dumps(manifest))
     elif harm == 'cut annotations':
         os.truncate(root / 'annotations/instances_val.json', 100)
         assert find_damage(root) == [f'{root}/annotations/instances_val.json is not as it was written']
@@ -195,19 +275,43 @@ def test_mmdet_reads_it(tiny):
         assert np.array_equal(mask, coco_mask.decode(entry['segmentation']))
 
 
-def test_shipped_checkpoint_fits_mmdets_swin():
-    pytest.importorskip('mmdet')
-    from mmdet.models.backbones import SwinTransformer
-    from mmengine.config import ConfigDict
-    assert CHECKPOINT.stat().st_size <= 6 * 2**20
-    checkpoint = torch.load(CHECKPOINT, map_location='cpu', weights_only=True)
+def test_mmseg_reads_it(tiny):
+    pytest.importorskip('mmseg')
+    from mmengine.registry import DATASETS, DefaultScope
+    cfg = Config.fromfile(ROOT / 'configs/demo/setr_pup_vit_mini_provpt_digits.py')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        import mmseg.datasets  # noqa: F401  registers the data set and its transforms
+        pipeline = [step for step in cfg.train_pipeline if step.type != 'Resize']
+        dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, data_root=str(tiny), pipeline=pipeline))
+    assert len(dataset) == 6 and dataset.metainfo['classes'] == miniature.LABELS
+    for number in range(6):
+        label_map = dataset[number]['data_samples'].gt_sem_seg.data[0].numpy()
+        stored = np.array(Image.open(tiny / f'annotations/training/{number + 1:06d}.png')).astype(int)
+        np.testing.assert_array_equal(label_map, np.where(stored == 0, 255, stored - 1))
+
+
+@pytest.mark.parametrize('name, library', [('swin', 'mmdet'), ('swin', 'mmpretrain'), ('vit', 'mmpretrain')])
+def test_shipped_checkpoints_fit_upstreams_backbones(name, library):
+    """All weights come from the file."""
+    models = pytest.importorskip(f'{library}.models.backbones')
+    path = CHECKPOINTS[name]
+    assert path.stat().st_size <= 4 * 2**20
+    checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     assert (ROOT / checkpoint['meta']['script']).exists()
     assert min(checkpoint['meta']['accuracy'].values()) > 0.3  # chance is 0.1
     plain = {key.removeprefix('backbone.'): value for key, value in checkpoint['state_dict'].items()}
-    backbone, fresh = (
-        SwinTransformer(embed_dims=24, init_cfg=ConfigDict(type='Pretrained', checkpoint=str(CHECKPOINT)))
-        for _ in range(2))
-    backbone.load_state_dict(plain, strict=True)
-    fresh.init_weights()
-    for key, value in fresh.state_dict().items():
-        assert torch.equal(value, backbone.state_dict()[key]), key
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    if name == 'vit':
+        arch = dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512)
+        backbone = models.VisionTransformer(arch, (128, 160), 8, final_norm=False, init_cfg=init_cfg)
+    elif library == 'mmpretrain':
+        arch = dict(embed_dims=24, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+        backbone = models.SwinTransformer(arch, out_indices=(0, 1, 2, 3), init_cfg=init_cfg)
+    else:
+        backbone = models.SwinTransformer(embed_dims=24, init_cfg=ConfigDict(init_cfg))
+    assert sum(value.numel() for value in backbone.parameters()) < 1.8e6
+    backbone.init_weights()
+    state = backbone.state_dict()
+    assert set(state) == set(plain)
+    for key, value in state.items():
+        assert torch.equal(value, plain[key].to(value.dtype)), key

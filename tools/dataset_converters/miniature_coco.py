@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the embedded data set, in COCO's and in ADE20k's layout; at once done if it is there already.
+"""Write the embedded data set in COCO's and ADE20k's layout and as an image folder; at once done if it is there.
 
     python tools/dataset_converters/miniature_coco.py --out data/miniature
 """
@@ -29,7 +29,7 @@ def show_progress(done, total):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Write the embedded data set, in COCO's and in ADE20k's layout")
+    parser = argparse.ArgumentParser(description="Write the embedded data set: COCO's layout, ADE20k's, an image folder")
     parser.add_argument('--out', type=Path, default=Path('data/miniature'),
                         help='directory of the data set (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=128, help='training images')

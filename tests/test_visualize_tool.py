@@ -1,0 +1,149 @@
+"""tools/visualize.py on the demos' configs, data and pre-trained backbones; the heads are noise."""
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+
+from mmprovpt import tuned_state_dict
+from mmprovpt.datasets import build_miniature
+from mmprovpt.utils.setup import sync_bn_to_bn
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('sklearn')
+
+ROOT = Path(__file__).parents[1]
+DET = 'configs/demo/mask_rcnn_swin_mini_provpt_digits.py'
+SEG = 'configs/demo/setr_pup_vit_mini_provpt_digits.py'
+FACTOR = 4  # 160 px become the least multiple that is not below 512
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """A directory with the data where the configs look for it."""
+    root = tmp_path_factory.mktemp('visualize')
+    build_miniature(root / 'data/miniature', num_train=1, num_val=2)
+    return root
+
+
+@pytest.fixture
+def visualize(root, monkeypatch):
+    """Call the tool in this process; returns the pictures, a float array (H, W, 3) each, in order."""
+    monkeypatch.chdir(root)
+
+    def visualize(config, checkpoint, out, *args):
+        spec = importlib.util.spec_from_file_location('tools_visualize', ROOT / 'tools/visualize.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', ['visualize', str(ROOT / config), str(checkpoint), '--out', str(out), *args])
+        module.main()
+        return [np.array(Image.open(path)).astype(float) for path in sorted(out.glob('*.png'))]
+
+    return visualize
+
+
+def build(config):
+    cfg = Config.fromfile(ROOT / config)
+    sync_bn_to_bn(cfg.model)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return cfg, model.eval()
+
+
+def val_image(root, number):
+    return np.array(Image.open(root / f'data/miniature/val/{number:06d}.jpg')).astype(float)
+
+
+def painted(panel, image, palette):
+    """Which colour of the palette each pixel of the image was covered with, to 80 %."""
+    colours = (panel[FACTOR // 2::FACTOR, FACTOR // 2::FACTOR] - 0.2 * image) / 0.8
+    return np.abs(colours[:, :, None] - np.array(palette)).sum(-1).argmin(-1)
+
+
+def test_segmentation(root, visualize, tmp_path):
+    cfg, model = build(SEG)
+    torch.nn.init.normal_(model.decode_head.conv_seg.weight)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'full.pth')
+    torch.save(dict(state_dict=tuned_state_dict(model)), tmp_path / 'small.pth')
+    pictures = visualize(SEG, tmp_path / 'full.pth', tmp_path / 'full', '--num', '5')
+    assert sorted(path.name for path in (tmp_path / 'full').iterdir()) == ['0000_000001.png', '0001_000002.png']
+    again, = visualize(SEG, tmp_path / 'small.pth', tmp_path / 'small', '--num', '1')
+    np.testing.assert_array_equal(again, pictures[0])
+
+    palette = cfg.val_dataloader.dataset.metainfo.palette
+    mean, std = (np.array(cfg.model.data_preprocessor[key]) for key in ('mean', 'std'))
+    for number, picture in enumerate(pictures, 1):
+        assert picture.shape == (128 * FACTOR, 2 * 160 * FACTOR, 3)
+        left, right = np.split(picture, 2, axis=1)
+        image = val_image(root, number)
+        stored = np.array(Image.open(root / f'data/miniature/annotations/validation/{number:06d}.png')).astype(int)
+        labelled = stored > 0
+        # Names of classes and borders between regions are the rest.
+        assert (painted(left, image, palette) == stored - 1)[labelled].mean() > 0.8
+        if not labelled.all():
+            dark = left[FACTOR // 2::FACTOR, FACTOR // 2::FACTOR][~labelled] - 0.2 * image[~labelled]
+            assert np.median(np.abs(dark)) < 10
+        inputs = torch.from_numpy(((image - mean) / std).transpose(2, 0, 1)[None]).float()
+        with torch.no_grad():
+            logits = model.decode_head(model.backbone(inputs))
+        assert tuple(logits.shape[2:]) == (128, 160)
+        predicted = logits[0].argmax(0).numpy()
+        assert len(np.unique(predicted)) > 3
+        assert (painted(right, image, palette) == predicted).mean() > 0.6
+        assert (painted(left, image, palette) == predicted).mean() < 0.4
+
+
+def test_detection(root, visualize, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    cfg, model = build(DET)
+    torch.save(dict(state_dict=tuned_state_dict(model)), tmp_path / 'small.pth')
+    option = ['--cfg-options', 'model.test_cfg.rcnn.max_per_img=2']
+    pictures = visualize(DET, tmp_path / 'small.pth', tmp_path / 'all', '--score-thr', '0', *option)
+    nothing = visualize(DET, tmp_path / 'small.pth', tmp_path / 'none', '--score-thr', '1', *option)
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    model.roi_head.test_cfg.max_per_img = 2
+    for number, (picture, empty) in enumerate(zip(pictures, nothing, strict=True)):
+        with torch.no_grad():
+            sample = model.val_step(pseudo_collate([dataset[number]]))[0]
+        image = val_image(root, number + 1)
+        left, right = np.split(picture, 2, axis=1)
+        np.testing.assert_array_equal(left, np.split(empty, 2, axis=1)[0])
+        assert np.abs(np.split(empty, 2, axis=1)[1][2::4, 2::4] - image).mean() < 6  # the image as it is
+        truth, found = sample.gt_instances, sample.pred_instances
+        assert len(found) == 2
+        for panel, masks, labels in ((left, truth.masks.masks, truth.labels),
+                                     (right, found.masks.numpy(), found.labels)):
+            once = masks.sum(0) == 1
+            assert once.sum() > 100
+            expected = np.take_along_axis(labels.numpy()[:, None, None], masks.argmax(0)[None], 0)[0]
+            colours = painted(panel, image, dataset.metainfo['palette'])
+            assert (colours == expected)[once].mean() > 0.6
+            outside = masks.sum(0) == 0
+            change = np.abs(panel[2::4, 2::4] - image).mean(-1)
+            # Boxes and texts lie outside, too.
+            assert np.median(change[outside]) < 6 and np.median(change[once]) > 30
+
+
+@pytest.mark.parametrize('config, option, message', [
+    ('configs/demo/swin_mini_provpt_digits.py', [], 'is a config of mmpretrain: this draws those of mmdet and mmseg'),
+    (SEG, ['--cfg-options', 'val_dataloader.dataset.data_root=nowhere'], 'the config names files that cannot be used'),
+    (SEG, ['--cfg-options', 'model.decode_head.channels=8'], 'a.pth does not fit the config'),
+    (SEG, ['--cfg-options', 'val_dataloader.dataset.pipeline={}'], 'loads no annotations'),
+])
+def test_mistakes(visualize, tmp_path, config, option, message):
+    torch.save(dict(state_dict=build(config)[1].state_dict()), tmp_path / 'a.pth')
+    if message == 'loads no annotations':
+        option = ['--cfg-options', 'val_dataloader.dataset.pipeline=[dict(type="LoadImageFromFile"),'
+                  'dict(type="PackSegInputs")]']
+    with pytest.raises(SystemExit) as stop:
+        visualize(config, tmp_path / 'a.pth', tmp_path / 'out', *option)
+    assert message in stop.value.code

@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Draw predictions of a checkpoint beside the ground truth: detection and segmentation, images of validation.
+
+One PNG per image, ground truth on the left, prediction on the right. What has no label in a segmentation's ground truth
+is dark. Small images are enlarged, so that labels can be read.
+"""
+import argparse
+import math
+import os
+import os.path as osp
+
+import cv2
+import mmcv
+import torch
+from mmengine.config import DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.runner import load_checkpoint
+from mmengine.structures import PixelData
+
+import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.utils.preflight import ConfigError, check_config
+from mmprovpt.utils.setup import read_config, sync_bn_to_bn, user_errors
+
+# What a data sample of each codebase holds of ground truth.
+GROUND_TRUTH = dict(mmdet='gt_instances', mmseg='gt_sem_seg')
+MIN_SIDE = 512  # px, of what a panel's longer side is enlarged to, at least
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file, full or small')
+    parser.add_argument('--out', required=True, metavar='DIR', help='where the PNG files go')
+    parser.add_argument('--num', type=int, default=8, help='number of images (default: %(default)s)')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='detections with lower scores are left out (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config')
+    return parser.parse_args()
+
+
+def build_model(cfg, checkpoint):
+    """The config's model in eval mode, with a checkpoint's weights."""
+    sync_bn_to_bn(cfg.model)
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    try:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        raise ConfigError(f'{checkpoint} does not fit the config: {error}') from error
+    return model.to(get_device()).eval()
+
+
+def build_visualizer(cfg, dataset):
+    """The config's visualizer with the data set's names and colours; it writes files only."""
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='visualize', vis_backends=None))
+    visualizer.dataset_meta = dataset.metainfo
+    return visualizer
+
+
+def repeat(array, factor):
+    """Repeat each pixel of (..., H, W), a tensor or an array, so that (..., H * factor, W * factor) comes out."""
+    array = torch.as_tensor(array).cpu()
+    return array.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def drawable(instances, factor, score_thr):
+    """Those instances that can be drawn, enlarged by a whole factor.
+
+    MMDetection's visualizer fails at a mask without a pixel, and at masks of no instance.
+    """
+    keep = torch.ones(len(instances), dtype=torch.bool)
+    if 'scores' in instances:
+        keep &= instances.scores > score_thr
+    if 'masks' in instances:
+        masks = instances.masks
+        instances.masks = repeat(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, factor)
+        keep &= instances.masks.flatten(1).any(1)
+    instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
+    instances = instances[keep]
+    if not len(instances):
+        instances.pop('masks', None)
+    return instances
+
+
+def enlarge(sample, factor, score_thr):
+    """Enlarge, in place, what a data sample says of an image."""
+    for name in ('gt_instances', 'pred_instances'):
+        if name in sample:
+            setattr(sample, name, drawable(sample.get(name), factor, score_thr))
+    for name in ('gt_sem_seg', 'pred_sem_seg'):
+        if name in sample:
+            setattr(sample, name, PixelData(data=repeat(sample.get(name).data, factor)))
+
+
+def draw(model, dataset, visualizer, args, scope):
+    """Write the files; returns how many."""
+    options = dict(pred_score_thr=args.score_thr) if scope == 'mmdet' else {}
+    count = min(args.num, len(dataset))
+    for number in range(count):
+        with torch.no_grad():
+            sample = model.val_step(pseudo_collate([dataset[number]]))[0].cpu()
+        if GROUND_TRUTH[scope] not in sample:
+            raise ConfigError('the pipeline of val_dataloader loads no annotations: there is nothing to draw beside '
+                              "predictions; give it a LoadAnnotations after its Resize")
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        factor = math.ceil(MIN_SIDE / max(image.shape[:2]))
+        enlarge(sample, factor, args.score_thr)
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        name = osp.splitext(osp.basename(sample.img_path))[0]
+        visualizer.add_datasample(name, image, sample, draw_gt=True, draw_pred=True,
+                                  out_file=osp.join(args.out, f'{number:04d}_{name}.png'), **options)
+    return count
+
+
+@user_errors()
+def main():
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options)
+    scope = cfg.get('default_scope')
+    if scope not in GROUND_TRUTH:
+        raise ConfigError(f'{args.config} is a config of {scope}: this draws those of {" and ".join(GROUND_TRUTH)}; '
+                          'for mmpretrain there is tools/test.py --show-dir')
+    cfg.load_from = args.checkpoint
+    check_config(cfg, ('val', ))
+    init_default_scope(scope)
+    model = build_model(cfg, args.checkpoint)
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    os.makedirs(args.out, exist_ok=True)
+    count = draw(model, dataset, build_visualizer(cfg, dataset), args, scope)
+    print(f'{args.out}: {count} images, ground truth left, prediction right')
+
+
+if __name__ == '__main__':
+    main()
