@@ -105,7 +105,7 @@ def draw(model, dataset, visualizer, args, scope):
             sample = model.val_step(pseudo_collate([dataset[number]]))[0].cpu()
         if GROUND_TRUTH[scope] not in sample:
             raise ConfigError('the pipeline of val_dataloader loads no annotations: there is nothing to draw beside '
-                              "predictions; give it a LoadAnnotations after its Resize")
+                              'predictions; give it a LoadAnnotations after its Resize')
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         factor = math.ceil(MIN_SIDE / max(image.shape[:2]))
         enlarge(sample, factor, args.score_thr)

@@ -55,7 +55,7 @@ test_dataloader = val_dataloader
 randomness = dict(seed=0)  # the same figures each time on one machine
 max_iters = 400
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-optim_wrapper = dict(optimizer=dict(lr=0.02), clip_grad=dict(max_norm=5.))
+optim_wrapper = dict(optimizer=dict(lr=0.02), clip_grad=dict(_delete_=True, max_norm=5.))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
     dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=30, end=max_iters, by_epoch=False)

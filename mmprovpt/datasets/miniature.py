@@ -194,7 +194,7 @@ def _columns(split):
 def _crop_background(rng, split, size):
     """Crop a random part, up to 1.25 times too large, of a random photograph; maybe mirror it.
 
-    Returns the image (H, W, 3) and the labels of its regions (H, W).
+    Returns (H, W, 3) image and (H, W) labels of its regions.
     """
     photos = load_backgrounds(split)
     chosen = rng.integers(len(photos))

@@ -1,0 +1,86 @@
+"""The demos' configs: what their twins change, and an iteration of each on a scrap of their data."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+from mmprovpt.datasets import build_miniature, miniature
+from mmprovpt.utils.preflight import check_config
+from mmprovpt.utils.setup import build_runner
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('sklearn')
+
+DEMO = Path(__file__).parents[1] / 'configs/demo'
+NAMES = ('mask_rcnn_swin_mini', 'setr_pup_vit_mini', 'swin_mini')
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """A directory with the data where the configs look for it: an image of each split, eight digits."""
+    root = tmp_path_factory.mktemp('demos')
+    build_miniature(root / 'data/miniature', num_train=1, num_val=1)
+    return root
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_twins_differ_in_prompts_alone(name):
+    provpt, vpt, frozen = (Config.fromfile(DEMO / f'{name}_{method}_digits.py').to_dict()
+                           for method in ('provpt', 'vpt', 'frozen'))
+    assert [hook['type'] for hook in provpt.pop('custom_hooks')] == ['mmprovpt.PromptRelocationHook']
+    assert vpt.pop('custom_hooks') == frozen.pop('custom_hooks') == []
+    assert [cfg['model']['backbone']['prompts'].pop('num_tokens') for cfg in (provpt, vpt, frozen)] == [10, 10, 0]
+    assert provpt == vpt == frozen
+
+
+def test_classes_of_the_segmentation_demo():
+    cfg = Config.fromfile(DEMO / 'setr_pup_vit_mini_provpt_digits.py')
+    for phase in ('train', 'val', 'test'):
+        metainfo = cfg[f'{phase}_dataloader'].dataset.metainfo
+        assert tuple(metainfo.classes) == miniature.LABELS
+        assert len({tuple(colour) for colour in metainfo.palette}) == len(miniature.LABELS)
+    heads = [cfg.model.decode_head, *cfg.model.auxiliary_head]
+    assert {head.num_classes for head in heads} == {len(miniature.LABELS)}
+
+
+class Snapshot(Hook):
+    """Keep the weights that training starts from."""
+
+    def before_train(self, runner):
+        self.weights = {name: value.clone() for name, value in runner.model.named_parameters()}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_one_iteration(name, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    cfg = Config.fromfile(DEMO / f'{name}_provpt_digits.py')
+    check_config(cfg, ('train', 'val'))
+    cfg.train_dataloader.batch_size = 8 if name == 'swin_mini' else 1
+    end = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
+    cfg.train_cfg.update({end: 1, 'val_interval': 1})
+    cfg.default_hooks.checkpoint.interval = cfg.default_hooks.logger.interval = cfg.custom_hooks[0].interval = 1
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), f'demos_{name}'
+    runner = build_runner(cfg)
+    snapshot = Snapshot()
+    runner.register_hook(snapshot)
+    runner.train()
+    assert runner.iter == 1
+
+    # Only prompts, neck and heads have learned; the backbone is the file's.
+    changed = {key for key, value in runner.model.named_parameters() if not torch.equal(value, snapshot.weights[key])}
+    assert 'backbone.prompts.tokens' in changed and any('head' in key for key in changed)
+    assert {key for key in changed if key.startswith('backbone.')} == {'backbone.prompts.tokens'}
+    stored = torch.load(cfg.model.backbone.init_cfg.checkpoint, weights_only=True)['state_dict']
+    key = next(key for key in stored if key.endswith('qkv.weight'))
+    assert torch.equal(runner.model.state_dict()[key], stored[key].float())
+
+    period, = map(json.loads, next(tmp_path.glob('*/relocations.jsonl')).read_text().splitlines())
+    assert sum(period['distribution']) == 10 * runner.model.backbone.prompts.num_blocks
+    assert list(tmp_path.glob('*_1.pth')) and list(tmp_path.glob('*/prompt_distribution.png'))
+    scores = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
+    metric = dict(zip(NAMES, ('coco/segm_mAP', 'mIoU', 'accuracy/top1')))[name]
+    assert 0 <= scores[-1][metric] <= 100
