@@ -62,7 +62,7 @@ def test_one_iteration(name, root, tmp_path, monkeypatch):
     cfg.train_dataloader.batch_size = 8 if name == 'swin_mini' else 1
     end = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
     cfg.train_cfg.update({end: 1, 'val_interval': 1})
-    cfg.default_hooks.checkpoint.interval = cfg.default_hooks.logger.interval = cfg.custom_hooks[0].interval = 1
+    cfg.default_hooks.checkpoint.interval = cfg.custom_hooks[0].interval = 1
     cfg.work_dir, cfg.experiment_name = str(tmp_path), f'demos_{name}'
     runner = build_runner(cfg)
     snapshot = Snapshot()
@@ -83,4 +83,5 @@ def test_one_iteration(name, root, tmp_path, monkeypatch):
     assert list(tmp_path.glob('*_1.pth')) and list(tmp_path.glob('*/prompt_distribution.png'))
     scores = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
     metric = dict(zip(NAMES, ('coco/segm_mAP', 'mIoU', 'accuracy/top1')))[name]
-    assert 0 <= scores[-1][metric] <= 100
+    score, = [row[metric] for row in scores if metric in row]
+    assert 0 <= score <= 100

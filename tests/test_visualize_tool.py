@@ -137,13 +137,21 @@ def test_detection(root, visualize, tmp_path, monkeypatch):
     ('configs/demo/swin_mini_provpt_digits.py', [], 'is a config of mmpretrain: this draws those of mmdet and mmseg'),
     (SEG, ['--cfg-options', 'val_dataloader.dataset.data_root=nowhere'], 'the config names files that cannot be used'),
     (SEG, ['--cfg-options', 'model.decode_head.channels=8'], 'a.pth does not fit the config'),
-    (SEG, ['--cfg-options', 'val_dataloader.dataset.pipeline={}'], 'loads no annotations'),
 ])
 def test_mistakes(visualize, tmp_path, config, option, message):
     torch.save(dict(state_dict=build(config)[1].state_dict()), tmp_path / 'a.pth')
-    if message == 'loads no annotations':
-        option = ['--cfg-options', 'val_dataloader.dataset.pipeline=[dict(type="LoadImageFromFile"),'
-                  'dict(type="PackSegInputs")]']
     with pytest.raises(SystemExit) as stop:
         visualize(config, tmp_path / 'a.pth', tmp_path / 'out', *option)
     assert message in stop.value.code
+    assert not (tmp_path / 'out').exists()
+
+
+def test_data_without_annotations(visualize, tmp_path):
+    torch.save(dict(state_dict=build(SEG)[1].state_dict()), tmp_path / 'a.pth')
+    (tmp_path / 'config.py').write_text(f"""
+_base_ = '{ROOT / SEG}'
+val_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]))
+""")
+    with pytest.raises(SystemExit) as stop:
+        visualize(tmp_path / 'config.py', tmp_path / 'a.pth', tmp_path / 'out')
+    assert 'loads no annotations' in stop.value.code

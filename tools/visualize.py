@@ -77,7 +77,7 @@ def drawable(instances, factor, score_thr):
         keep &= instances.scores > score_thr
     if 'masks' in instances:
         masks = instances.masks
-        instances.masks = repeat(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, factor)
+        instances.masks = repeat(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, factor).bool()
         keep &= instances.masks.flatten(1).any(1)
     instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
     instances = instances[keep]

@@ -29,7 +29,7 @@ def show_progress(done, total):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description="Write the embedded data set: COCO, ADE20k, image folder")
+    parser = argparse.ArgumentParser(description='Write the embedded data set: COCO, ADE20k, image folder')
     parser.add_argument('--out', type=Path, default=Path('data/miniature'),
                         help='directory of the data set (default: %(default)s)')
     parser.add_argument('--num-train', type=int, default=128, help='training images')
