@@ -105,6 +105,7 @@ def test_segmentation(root, visualize, tmp_path):
 def test_detection(root, visualize, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     cfg, model = build(DET)
+    torch.nn.init.constant_(model.roi_head.mask_head.conv_logits.bias, 5.)  # whole masks, not noise
     torch.save(dict(state_dict=tuned_state_dict(model)), tmp_path / 'small.pth')
     option = ['--cfg-options', 'model.test_cfg.rcnn.max_per_img=2']
     pictures = visualize(DET, tmp_path / 'small.pth', tmp_path / 'all', '--score-thr', '0', *option)
@@ -116,21 +117,21 @@ def test_detection(root, visualize, tmp_path, monkeypatch):
             sample = model.val_step(pseudo_collate([dataset[number]]))[0]
         image = val_image(root, number + 1)
         left, right = np.split(picture, 2, axis=1)
-        np.testing.assert_array_equal(left, np.split(empty, 2, axis=1)[0])
         assert np.abs(np.split(empty, 2, axis=1)[1][2::4, 2::4] - image).mean() < 6  # the image as it is
         truth, found = sample.gt_instances, sample.pred_instances
         assert len(found) == 2
         for panel, masks, labels in ((left, truth.masks.masks, truth.labels),
                                      (right, found.masks.numpy(), found.labels)):
-            once = masks.sum(0) == 1
-            assert once.sum() > 100
-            expected = np.take_along_axis(labels.numpy()[:, None, None], masks.argmax(0)[None], 0)[0]
-            colours = painted(panel, image, dataset.metainfo['palette'])
-            assert (colours == expected)[once].mean() > 0.6
+            pixels = panel[2::4, 2::4]
+            for mask, label in zip(masks.astype(bool), labels, strict=True):
+                own = mask & (masks.sum(0) == 1)
+                colours = (pixels[own] - 0.2 * image[own]) / 0.8
+                colour = np.median(colours, axis=0)  # the palette's, jittered by up to 64, says MMDetection
+                assert np.abs(colour - dataset.metainfo['palette'][label]).max() < 80
+                # Outlines, boxes and texts are the rest.
+                assert (np.abs(colours - colour).max(-1) < 25).mean() > 0.5
             outside = masks.sum(0) == 0
-            change = np.abs(panel[2::4, 2::4] - image).mean(-1)
-            # Boxes and texts lie outside, too.
-            assert np.median(change[outside]) < 6 and np.median(change[once]) > 30
+            assert np.median(np.abs(pixels - image)[outside]) < 6
 
 
 @pytest.mark.parametrize('config, option, message', [

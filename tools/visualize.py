@@ -67,30 +67,16 @@ def repeat(array, factor):
     return array.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-def drawable(instances, factor, score_thr):
-    """Those instances that can be drawn, enlarged by a whole factor.
-
-    MMDetection's visualizer fails at a mask without a pixel, and at masks of no instance.
-    """
-    keep = torch.ones(len(instances), dtype=torch.bool)
-    if 'scores' in instances:
-        keep &= instances.scores > score_thr
-    if 'masks' in instances:
-        masks = instances.masks
-        instances.masks = repeat(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, factor).bool()
-        keep &= instances.masks.flatten(1).any(1)
-    instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
-    instances = instances[keep]
-    if not len(instances):
-        instances.pop('masks', None)
-    return instances
-
-
-def enlarge(sample, factor, score_thr):
+def enlarge(sample, factor):
     """Enlarge, in place, what a data sample says of an image."""
     for name in ('gt_instances', 'pred_instances'):
-        if name in sample:
-            setattr(sample, name, drawable(sample.get(name), factor, score_thr))
+        instances = sample.get(name)
+        if instances is None:
+            continue
+        instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
+        if 'masks' in instances:
+            masks = instances.masks
+            instances.masks = repeat(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, factor)
     for name in ('gt_sem_seg', 'pred_sem_seg'):
         if name in sample:
             setattr(sample, name, PixelData(data=repeat(sample.get(name).data, factor)))
@@ -108,7 +94,7 @@ def draw(model, dataset, visualizer, args, scope):
                               'predictions; give it a LoadAnnotations after its Resize')
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         factor = math.ceil(MIN_SIDE / max(image.shape[:2]))
-        enlarge(sample, factor, args.score_thr)
+        enlarge(sample, factor)
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         name = osp.splitext(osp.basename(sample.img_path))[0]
         visualizer.add_datasample(name, image, sample, draw_gt=True, draw_pred=True,
