@@ -15,13 +15,13 @@ import torch
 from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import load_checkpoint
 from mmengine.structures import PixelData
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import read_config, sync_bn_to_bn, user_errors
+from mmprovpt.utils.setup import build_model, read_config, user_errors
 
 # What a data sample of each codebase holds of ground truth.
 GROUND_TRUTH = dict(mmdet='gt_instances', mmseg='gt_sem_seg')
@@ -41,12 +41,9 @@ def parse_args():
     return parser.parse_args()
 
 
-def build_model(cfg, checkpoint):
+def load_model(cfg, checkpoint):
     """The config's model in eval mode, with a checkpoint's weights."""
-    sync_bn_to_bn(cfg.model)
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     try:
         load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
@@ -112,8 +109,7 @@ def main():
                           'for mmpretrain there is tools/test.py --show-dir')
     cfg.load_from = args.checkpoint
     check_config(cfg, ('val', ))
-    init_default_scope(scope)
-    model = build_model(cfg, args.checkpoint)
+    model = load_model(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     os.makedirs(args.out, exist_ok=True)
     count = draw(model, dataset, build_visualizer(cfg, dataset), args, scope)
