@@ -287,7 +287,7 @@ class Snapshot(Hook):
         self.weights.update({name: value.clone() for name, value in runner.model.state_dict().items()})
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', METHODS + ADAPTIVE)
 def test_trains_to_the_end(method, root, tmp_path):
     cfg = small_backbone(config('vtab1k', method, 'kitti'))
     assert cfg.model.head.num_classes == 4
@@ -303,7 +303,8 @@ def test_trains_to_the_end(method, root, tmp_path):
     assert runner.iter == 2 * 16
     after = runner.model.state_dict()
     assert {name for name in after if not torch.equal(after[name], before[name])} - {'backbone.prompts.block_index'} \
-        == {'backbone.prompts.tokens', 'head.fc.weight', 'head.fc.bias'}
+        == {f'backbone.prompts.{name}' for name, _ in runner.model.backbone.prompts.named_parameters()} \
+        | {'head.fc.weight', 'head.fc.bias'}
     log, = tmp_path.glob('*/vis_data/scalars.json')
     scores = [row for row in map(json.loads, log.read_text().splitlines()) if 'accuracy/top1' in row]
     assert len(scores) == 1 and 0 <= scores[0]['accuracy/top1'] <= 100  # at the end, and only there
@@ -311,4 +312,4 @@ def test_trains_to_the_end(method, root, tmp_path):
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
     assert 'backbone.prompts.tokens' in saved and 'backbone.patch_embed.projection.weight' not in saved
     periods = [path.read_text().splitlines() for path in tmp_path.glob('*/relocations.jsonl')]
-    assert [len(rows) for rows in periods] == ([2] if method == 'provpt' else [])
+    assert [len(rows) for rows in periods] == ([2] if method.startswith('pro') else [])
