@@ -11,8 +11,8 @@ Scenes are composed on the fly from training digits and training backgrounds onl
     python tools/pretrain_miniature.py vit    # writes configs/demo/vit_mini_digits.pth
 """
 import argparse
+import io
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +27,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from torchvision.ops import masks_to_boxes, roi_align
 
 from mmprovpt.datasets.miniature import CLASSES, compose_scene
+from mmprovpt.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = 7  # cells that a box is pooled to, per side
@@ -183,10 +184,9 @@ def save(backbone, meta, path):
     """Write the backbone in half precision under the codebase's keys, all or nothing."""
     state = {f'backbone.{key}': value.half() if value.is_floating_point() else value
              for key, value in backbone.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix('.tmp')
-    torch.save(dict(meta=meta, state_dict=state), temporary)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    torch.save(dict(meta=meta, state_dict=state), content)
+    write_atomically(content.getvalue(), path)
 
 
 def parse_args():

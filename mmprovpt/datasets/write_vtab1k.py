@@ -1,5 +1,4 @@
 """Write a task in VTAB-1k's layout."""
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Callable, Dict, Iterable, List, Optional, Tuple
 import numpy as np
 from PIL import Image
 
+from mmprovpt.utils.files import write_atomically
 from mmprovpt.utils.preflight import ConfigError
 
 # Splits that hold images; train800val200 lists those of the first two.
@@ -55,7 +55,7 @@ def write_task(folder: Path, splits: Dict[str, Callable[[], Samples]], sizes: Di
         raise ConfigError(f'{folder}: no image is of class {", ".join(map(str, sorted(missing)))}; the task has '
                           f'{num_classes} classes. Remove the folder when the source is right')
     if written or not (folder / 'train800val200.txt').exists():
-        _write_list(folder / 'train800val200.txt', lists['train800'] + lists['val200'])
+        write_atomically((lists['train800'] + lists['val200']).encode(), folder / 'train800val200.txt')
     return written
 
 
@@ -92,7 +92,7 @@ def _write_split(folder, split, samples, size, num_classes, progress):
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _write_list(folder / f'{split}.txt', ''.join(lines))
+    write_atomically(''.join(lines).encode(), folder / f'{split}.txt')
 
 
 def _as_rgb(image: np.ndarray, where: str) -> Image.Image:
@@ -102,9 +102,3 @@ def _as_rgb(image: np.ndarray, where: str) -> Image.Image:
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3) or not image.size:
         raise ConfigError(f'{where}: shape {image.shape}, {image.dtype}; expected (H, W) or (H, W, 3), uint8')
     return Image.fromarray(image).convert('RGB')
-
-
-def _write_list(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, path)

@@ -1,5 +1,4 @@
 """Checkpoints of what was tuned, and checkpoints that survive a kill."""
-import os
 import os.path as osp
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmengine.runner import Runner
 from mmprovpt.prompts import tuned_state_dict
 from mmprovpt.prompts.frozen import prompted_backbones, share_frozen
 from mmprovpt.registry import HOOKS
+from mmprovpt.utils.files import write_atomically
 
 from .find import require_replicas, unwrapped
 
@@ -117,25 +117,6 @@ class AtomicBackend(LocalBackend):
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
         """Write a file; see :func:`write_atomically`."""
         write_atomically(obj, filepath)
-
-
-def write_atomically(content: bytes, path: Union[str, Path]) -> None:
-    """Write a file so that at any moment there is the former one or the new one, also after a power failure.
-
-    Whoever is killed leaves ``<path>.tmp``, which the next to write this path overwrites.
-    """
-    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-    temporary = f'{path}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # a full disk, Ctrl-C
-        if osp.exists(temporary):
-            os.remove(temporary)
-        raise
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 import copy
 import json
 import math
-import os
 from pathlib import Path
 from typing import List, Optional, Sequence, Union
+
+from mmprovpt.utils.files import write_atomically
 
 from .relocator import Move
 
@@ -67,11 +68,8 @@ class RelocationHistory:
 
     def write(self, path: Union[str, Path]) -> None:
         """Write the file anew; who is killed meanwhile leaves the old one whole."""
-        path = Path(path)
-        temporary = path.with_name(f'.{path.name}.tmp')
         lines = [json.dumps(row, allow_nan=False) + '\n' for row in self.rows]
-        temporary.write_text(''.join(lines), encoding='utf-8')
-        os.replace(temporary, path)
+        write_atomically(''.join(lines).encode(), path)
 
     def state_dict(self) -> dict:
         """dict: Plain Python types, copied."""

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.utils.files import write_atomically
 from mmprovpt.utils.parameters import count_trainable
 from mmprovpt.utils.preflight import ConfigError
 
@@ -178,10 +179,7 @@ def _read_lines(path: Path) -> List[dict]:
 
 
 def _write(path: Path, content: dict) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)
+    write_atomically(json.dumps(content, indent=1).encode(), path)
 
 
 def tune_trial(params: dict) -> None:

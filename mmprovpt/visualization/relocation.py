@@ -1,5 +1,5 @@
 """The relocations of one or several runs as one figure."""
-import os
+import io
 from pathlib import Path
 from typing import List, Sequence, Union
 
@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from mmprovpt.utils.files import write_atomically
 
 from .runs import STAGES, Run
 
@@ -239,6 +241,6 @@ def _annotate(axes: Axes, image, counts: np.ndarray) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the whole file or none."""
-    temporary = path.with_name(f'.{path.name}.tmp')
-    figure.savefig(temporary, format='png')
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    figure.savefig(content, format='png')
+    write_atomically(content.getvalue(), path)

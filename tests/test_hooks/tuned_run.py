@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_hooks.survival_run import train  # noqa: E402
 
 from mmprovpt import inject_prompts  # noqa: E402
-from mmprovpt.hooks import checkpoint_hook  # noqa: E402
 
 SMALL = dict(type='mmprovpt.PromptCheckpointHook', interval=1)
 
@@ -43,13 +42,19 @@ class TunedModel(BaseModel):
         return dict(loss=F.mse_loss(x, targets)) if mode == 'loss' else x
 
 
+def is_of_checkpoint(number):
+    """Whether an open file is a checkpoint or ``last_checkpoint``, and no log of relocations or picture of them."""
+    name = Path(os.readlink(f'/proc/self/fd/{number}')).name
+    return 'last_checkpoint' in name or '.pth' in name
+
+
 def killing(at):
-    """Of os.fsync: the ``at``-th call finds half of its file written, and SIGKILL."""
+    """Of os.fsync: the ``at``-th call for a checkpoint finds half of its file written, and SIGKILL."""
     calls, fsync = [], os.fsync
 
     def half_and_kill(number):
-        calls.append(number)
-        if len(calls) == at:
+        calls.extend([number] * is_of_checkpoint(number))
+        if is_of_checkpoint(number) and len(calls) == at:
             os.truncate(number, os.fstat(number).st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         fsync(number)
@@ -58,7 +63,7 @@ def killing(at):
 
 
 def main(folder, at):
-    checkpoint_hook.os.fsync = killing(at)
+    os.fsync = killing(at)
     train(folder, model=TunedModel(), checkpoint=dict(SMALL, max_keep_ckpts=1), hook=dict(), epochs=4)
 
 
