@@ -2,10 +2,9 @@
 import copy
 import json
 import math
+import os
 from pathlib import Path
 from typing import List, Optional, Sequence, Union
-
-from mmprovpt.utils.files import write_atomically
 
 from .relocator import Move
 
@@ -68,8 +67,11 @@ class RelocationHistory:
 
     def write(self, path: Union[str, Path]) -> None:
         """Write the file anew; who is killed meanwhile leaves the old one whole."""
+        path = Path(path)
+        temporary = path.with_name(f'.{path.name}.tmp')
         lines = [json.dumps(row, allow_nan=False) + '\n' for row in self.rows]
-        write_atomically(''.join(lines).encode(), path)
+        temporary.write_text(''.join(lines), encoding='utf-8')
+        os.replace(temporary, path)
 
     def state_dict(self) -> dict:
         """dict: Plain Python types, copied."""
