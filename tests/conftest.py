@@ -1,3 +1,7 @@
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
@@ -12,6 +16,21 @@ def no_leftovers():
     _forget()
     yield
     _forget()
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Call a tool, by its path below tools/, in this process, which saves importing torch again."""
+
+    def call(tool, *args):
+        path = Path(__file__).parents[1] / 'tools' / f'{tool}.py'
+        spec = importlib.util.spec_from_file_location(f'tools_{path.stem}', path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [path.stem, *map(str, args)])
+        module.main()
+
+    return call
 
 
 def _forget():

@@ -1,8 +1,7 @@
 """tools/add_provpt.py: what it writes is a config that trains, and what takes no prompts is refused."""
-import importlib.util
+import functools
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,16 +52,8 @@ PLACES = dict(dict.fromkeys(BASES, 'backbone'), wrapped='detector.backbone')
 
 
 @pytest.fixture
-def call(monkeypatch):
-    spec = importlib.util.spec_from_file_location('tools_add_provpt', ROOT / 'tools/add_provpt.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*args):
-        monkeypatch.setattr(sys, 'argv', ['add_provpt', *map(str, args)])
-        module.main()
-
-    return call
+def call(call):
+    return functools.partial(call, 'add_provpt')
 
 
 def build(cfg):

@@ -1,7 +1,5 @@
 """The tools that draw."""
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +33,8 @@ PACK = dict(mmpretrain='PackInputs', mmseg='PackSegInputs', mmdet='PackDetInputs
 
 
 @pytest.fixture
-def call(monkeypatch):
-    """Call a tool in this process, which saves importing torch again."""
-
-    def call(tool, *args):
-        spec = importlib.util.spec_from_file_location(f'tools_{tool}', ROOT / f'tools/analysis_tools/{tool}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-        module.main()
-
-    return call
+def call(call):
+    return lambda tool, *args: call(f'analysis_tools/{tool}', *args)
 
 
 def write_log(path, blocks, end=''):

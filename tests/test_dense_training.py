@@ -1,7 +1,5 @@
 """Dense configs, made small: they train and are tested, or say why they do not."""
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from dense_task import (
-    ROOT,
     build,
     config,
     localise,
@@ -71,19 +68,6 @@ def train(cfg):
     for row in scalars.read_text().splitlines():
         scores.update(json.loads(row))
     return names & different, names - different, scores
-
-
-@pytest.fixture
-def call(monkeypatch):
-
-    def call(tool, *args):
-        spec = importlib.util.spec_from_file_location(f'tools_{tool}', ROOT / f'tools/{tool}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-        module.main()
-
-    return call
 
 
 def test_setr_trains_and_is_tested_at_one_scale_and_many(ade20k, tmp_path, call):

@@ -1,5 +1,5 @@
 """The ONNX tool: what its graphs compute, that prompts are constants in them, and what it refuses."""
-import importlib.util
+import functools
 import json
 import sys
 from pathlib import Path
@@ -57,17 +57,8 @@ CONFIGS = {
 
 
 @pytest.fixture
-def call(monkeypatch):
-    """Call a tool in this process, which saves importing torch again."""
-
-    def call(*args):
-        spec = importlib.util.spec_from_file_location('tools_export_onnx', ROOT / 'tools/export_onnx.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', ['export_onnx', *map(str, args)])
-        module.main()
-
-    return call
+def call(call):
+    return functools.partial(call, 'export_onnx')
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Inferencers, tools/test.py and test-time augmentation of all codebases, from full and from small checkpoints."""
-import importlib.util
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,18 +131,14 @@ def scope(files, monkeypatch):
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call(call):
     """Call tools/test.py in this process; returns the predictions."""
 
-    def call(*args):
-        spec = importlib.util.spec_from_file_location('tools_test', ROOT / 'tools/test.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', ['test', *map(str, args), '--out', 'out.pkl'])
-        module.main()
+    def predictions(*args):
+        call('test', *args, '--out', 'out.pkl')
         return pickle.loads(Path('out.pkl').read_bytes())
 
-    return call
+    return predictions
 
 
 def init(scope, checkpoint):

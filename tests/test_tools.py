@@ -1,5 +1,4 @@
 """The command-line tools, on a toy model of a second or two."""
-import importlib.util
 import json
 import os
 import pickle
@@ -38,20 +37,6 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv('LOCAL_RANK', '0')
     return tmp_path
-
-
-@pytest.fixture
-def call(monkeypatch):
-    """Call a tool in this process, which saves importing torch again."""
-
-    def call(tool, *args):
-        spec = importlib.util.spec_from_file_location(f'tools_{tool}', ROOT / f'tools/{tool}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-        module.main()
-
-    return call
 
 
 def run(cwd, *command, **env):

@@ -1,6 +1,4 @@
 """tools/visualize.py on the demos' configs, data and pre-trained backbones; the heads are noise."""
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +32,12 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture
-def visualize(root, monkeypatch):
+def visualize(root, call, monkeypatch):
     """Call the tool in this process; returns the pictures, a float array (H, W, 3) each, in order."""
     monkeypatch.chdir(root)
 
     def visualize(config, checkpoint, out, *args):
-        spec = importlib.util.spec_from_file_location('tools_visualize', ROOT / 'tools/visualize.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', ['visualize', str(ROOT / config), str(checkpoint), '--out', str(out), *args])
-        module.main()
+        call('visualize', ROOT / config, checkpoint, '--out', out, *args)
         return [np.array(Image.open(path)).astype(float) for path in sorted(out.glob('*.png'))]
 
     return visualize
