@@ -68,11 +68,4 @@ default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=max_epochs))  # 250 MB each, with Adam's moments
 log_processor = dict(window_size=10)
-custom_hooks = [
-    dict(
-        type='mmprovpt.PromptRelocationHook',
-        interval=1,
-        by_epoch=True,
-        pruner=dict(type='IdlenessPruner', criterion='taylor'),
-        allocator=dict(type='PPOAllocator'))
-]
+custom_hooks = [dict(_base_.custom_hooks[0], interval=1, by_epoch=True)]

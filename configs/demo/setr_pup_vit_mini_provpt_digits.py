@@ -66,11 +66,4 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=16),
     checkpoint=dict(interval=max_iters))
-custom_hooks = [
-    dict(
-        type='mmprovpt.PromptRelocationHook',
-        interval=16,
-        by_epoch=False,
-        pruner=dict(type='IdlenessPruner', criterion='taylor'),
-        allocator=dict(type='PPOAllocator'))
-]
+custom_hooks = [dict(_base_.custom_hooks[0], interval=16)]
