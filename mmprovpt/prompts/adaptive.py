@@ -7,13 +7,12 @@ from torch import Tensor, nn
 
 from mmprovpt.registry import MODELS
 
-from .pool import PromptPool
-from .static import draw
+from .static import StaticPrompts
 
 
 @MODELS.register_module()
-class AdaptivePrompts(PromptPool):
-    r"""Prompts of VAPT, for any ViT or Swin and any input size.
+class AdaptivePrompts(StaticPrompts):
+    r"""Prompts of VAPT, for any ViT or Swin and any input size. In ``static_blocks`` they are those of VPT.
 
     With X the block's patch tokens behind a LayerNorm of the prompts' own, as a map (C, h, w): one kernel for all
     channels, a linear map over positions (a prompt's row and bias), and a projector for all blocks,
@@ -25,15 +24,14 @@ class AdaptivePrompts(PromptPool):
 
     Args:
         num_tokens: See :class:`PromptPool`.
-        patch_fan_in: See :class:`StaticPrompts`, for blocks in ``static_blocks``.
+        patch_fan_in, dropout: See :class:`StaticPrompts`, for blocks in ``static_blocks``.
         widths: Width C_i of each of the L blocks.
         static_blocks: Numbers of blocks whose prompts are rows of VPT. A prompt that moves in or out starts anew.
         grid_size: Side of the map that rows are defined on, in tokens; 14 is that of 224 px in patches of 16.
         kernel_size: Side of the kernel, no padding.
         hidden_dims: Of the projector.
         shared_projector: One for all blocks of a width; False: one for each.
-        dropout: Probability in [0, 1) of a static prompt's number to be dropped, drawn for each sample anew.
-        channel_dropout: Of a channel of the map behind the kernel.
+        channel_dropout: Probability in [0, 1) of a channel of the map behind the kernel to be dropped.
         projector_dropout: Of a hidden number of the projector.
         **kwargs: Of :class:`PromptPool`, but for ``carry``.
 
@@ -61,13 +59,13 @@ class AdaptivePrompts(PromptPool):
         if kernel_size > grid_size:
             raise ValueError(f'kernel_size={kernel_size} is more than grid_size={grid_size}: no position is left')
         positions = (grid_size - kernel_size + 1)**2
-        super().__init__(num_tokens, [width if block in self.static_blocks else positions + 1
-                                      for block, width in enumerate(self.embed_dims)], **kwargs)
-        self.dropouts = dict(dropout=dropout, channel_dropout=channel_dropout, projector_dropout=projector_dropout)
+        rows = [width if block in self.static_blocks else positions + 1 for block, width in enumerate(self.embed_dims)]
+        super().__init__(num_tokens, patch_fan_in, dropout, widths=rows, **kwargs)
+        self.dropouts = dict(channel_dropout=channel_dropout, projector_dropout=projector_dropout)
         for name, value in self.dropouts.items():
             if not 0 <= value < 1:
                 raise ValueError(f'{name}={value}, but it must be in [0, 1)')
-        self.grid_size, self.kernel_size, self.patch_fan_in = grid_size, kernel_size, patch_fan_in
+        self.grid_size, self.kernel_size = grid_size, kernel_size
         sizes = sorted(set(self.embed_dims))
         self._projector = [sizes.index(width) if shared_projector else block
                            for block, width in enumerate(self.embed_dims)]
@@ -76,11 +74,7 @@ class AdaptivePrompts(PromptPool):
         self._init_weights(hidden_dims)
 
     def _init_weights(self, hidden_dims: int) -> None:
-        """Rows of adaptive blocks start as 0, as their authors' do."""
-        for prompt, block in enumerate(self.block_index.tolist()):
-            if block in self.static_blocks:
-                row = self.initial_row(block)
-                self.tokens.data[prompt, :len(row)] = row
+        """What blocks have beside rows, as its authors start it."""
         widest, count = max(self.embed_dims), max(self._projector) + 1
         self.kernels = nn.Parameter(torch.randn(self.num_blocks, self.kernel_size, self.kernel_size))
         self.norms = nn.Parameter(torch.zeros(2, self.num_blocks, widest))
@@ -94,9 +88,8 @@ class AdaptivePrompts(PromptPool):
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound))
 
     def initial_row(self, block: int) -> Tensor:
-        """(C_block,) float32: zeros; in a static block as VPT's."""
-        return draw(self.widths[block], self.patch_fan_in) if block in self.static_blocks \
-            else torch.zeros(self.widths[block])
+        """(C_block,) float32: zeros, as its authors'; in a static block as VPT's."""
+        return super().initial_row(block) if block in self.static_blocks else torch.zeros(self.widths[block])
 
     def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
         """(C_block,) the row as it is; anew where a prompt becomes static, or is no longer, or was spare."""
@@ -135,12 +128,11 @@ class AdaptivePrompts(PromptPool):
         Raises:
             ValueError: The map is smaller than the kernel, or has not as many tokens as patches.
         """
+        if block in self.static_blocks:
+            return super().read(block, tokens)
         rows = self.rows(block)
         if rows is None:
             return None
-        if block in self.static_blocks:
-            drop = self.dropouts['dropout']
-            return F.dropout(rows.expand(tokens.shape[0], *rows.shape), drop) if self.training and drop else rows
         width, number = self.embed_dims[block], self._projector[block]
         patches = self._patches(block, tokens)
         # Kernel and linear map are one linear map over positions, (n, grid²): no map is convolved.

@@ -116,9 +116,10 @@ class PromptPool(nn.Module):
     @contextmanager
     def guest(self, prompt: int):
         """For the time of a ``with``, every block reads this prompt as its last row, mapped to its width."""
-        self._guest = prompt
         # With 'reinit', what would arrive in another width is not drawn yet: the projected row stands for it.
-        self._guests = [self._carried(prompt, block, 'project').detach() for block in range(self.num_blocks)]
+        carried = {width: self._carried(prompt, self.widths.index(width), 'project') for width in set(self.widths)}
+        self._guest = prompt
+        self._guests = [carried[width].detach() for width in self.widths]
         self._index_rows()
         try:
             yield

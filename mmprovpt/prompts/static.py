@@ -36,8 +36,9 @@ class StaticPrompts(PromptPool):
             self.tokens.data[prompt, :len(row)] = row
 
     def initial_row(self, block: int) -> Tensor:
-        """(C_block,) float32, see :func:`draw`."""
-        return draw(self.widths[block], self.patch_fan_in)
+        """(C_block,) float32, uniform in ±sqrt(6 / (patch_fan_in + C))."""
+        bound = math.sqrt(6 / (self.patch_fan_in + self.widths[block]))
+        return torch.empty(self.widths[block]).uniform_(-bound, bound)
 
     def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
         """The prompts of a block before its norm, whatever the tokens.
@@ -50,9 +51,3 @@ class StaticPrompts(PromptPool):
         if rows is not None and self.training and self.dropout > 0:
             rows = F.dropout(rows.expand(tokens.shape[0], *rows.shape), self.dropout)
         return rows
-
-
-def draw(width: int, patch_fan_in: int) -> Tensor:
-    """(width,) float32, uniform in ±sqrt(6 / (patch_fan_in + width)), VPT's start of a prompt."""
-    bound = math.sqrt(6 / (patch_fan_in + width))
-    return torch.empty(width).uniform_(-bound, bound)
