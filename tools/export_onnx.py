@@ -8,12 +8,11 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmengine.runner import load_checkpoint
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.utils.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
 from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import build_model, read_config, user_errors
+from mmprovpt.utils.setup import build_model, load_weights, read_config, user_errors
 
 
 def parse_args():
@@ -43,10 +42,7 @@ def load_model(args):
         raise ConfigError(f'no such checkpoint: {args.checkpoint} (looked for: {Path(args.checkpoint).absolute()})')
     model = build_model(read_config(args.config, args.cfg_options))
     Logits(model, (1, 1))  # refuses what cannot be exported, before weights are read
-    try:
-        load_checkpoint(model, args.checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise ConfigError(f'the checkpoint does not fit the config: {error}') from error
+    load_weights(model, args.checkpoint)
     return model
 
 

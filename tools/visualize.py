@@ -16,12 +16,11 @@ from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
-from mmengine.runner import load_checkpoint
 from mmengine.structures import PixelData
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import build_model, read_config, user_errors
+from mmprovpt.utils.setup import build_model, load_weights, read_config, user_errors
 
 # What a data sample of each codebase holds of ground truth.
 GROUND_TRUTH = dict(mmdet='gt_instances', mmseg='gt_sem_seg')
@@ -44,10 +43,7 @@ def parse_args():
 def load_model(cfg, checkpoint):
     """The config's model in eval mode, with a checkpoint's weights."""
     model = build_model(cfg)
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise ConfigError(f'{checkpoint} does not fit the config: {error}') from error
+    load_weights(model, checkpoint)
     return model.to(get_device()).eval()
 
 

@@ -14,8 +14,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, load_checkpoint
 
+from .find import type_name
 from .preflight import ConfigError
 
 
@@ -74,6 +75,18 @@ def build_model(cfg: Config) -> torch.nn.Module:
     return MODELS.build(cfg.model)
 
 
+def load_weights(model: torch.nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint, full or small, into a model on the CPU.
+
+    Raises:
+        ConfigError: The model has other keys or shapes.
+    """
+    try:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        raise ConfigError(f'{checkpoint} does not fit the config: {error}') from error
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner, on CPU too; where that fails, leave no new work directory behind."""
     if cfg.get('env_cfg') is None:
@@ -127,7 +140,7 @@ def sync_bn_to_bn(node) -> None:
     MMEngine does that to the built model, but only for one process.
     """
     if isinstance(node, dict):
-        if str(node.get('type')).split('.')[-1] in ('SyncBN', 'MMSyncBN'):
+        if type_name(node) in ('SyncBN', 'MMSyncBN'):
             node['type'] = 'BN'
         node = list(node.values())
     if isinstance(node, (list, tuple)):
