@@ -1,7 +1,7 @@
 """What each process of tests/test_backbones/test_distributed.py does (new processes import it by name)."""
 import torch
 import torch.distributed as dist
-from matrix import CASES, KINDS, build, images, loss
+from matrix import CASES, KINDS, RELOCATING, build, images, loss
 from torch.nn.parallel import DistributedDataParallel
 
 COUNTS = dict(vit=[0, 3, 0], swin=[0, 3, 0, 1, 2, 0])
@@ -12,6 +12,7 @@ STEPS = 4
 def prompted(name, with_cp, kind='static'):
     torch.manual_seed(0)
     counts = COUNTS[name.rpartition('-')[2]]
+    counts = counts if kind in RELOCATING else sum(counts)
     return build(CASES[name], dict(KINDS[kind], num_tokens=counts), with_cp=with_cp).train()
 
 
@@ -20,7 +21,7 @@ def train(model, pool, name, batches, scale=1.):
     others = [parameter for name, parameter in pool.named_parameters() if name != 'tokens']
     optimizer = torch.optim.SGD([dict(params=[pool.tokens], lr=5.), dict(params=others)], lr=0.05, momentum=0.9)
     for step in range(STEPS):
-        if step in MOVES:
+        if step in MOVES and not pool.keeps_outputs:
             pool.relocate(*MOVES[step])
         optimizer.zero_grad()
         for seed in batches:

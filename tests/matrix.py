@@ -3,6 +3,7 @@
 Every behaviour of a prompted backbone is tested on every row: add a row here, not a test there.
 """
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -74,7 +75,9 @@ CASES = {
 KINDS = dict(
     static=dict(type='StaticPrompts', dropout=0.),
     adaptive=dict(type='AdaptivePrompts', grid_size=3, hidden_dims=5, dropout=0., channel_dropout=0.,
-                  projector_dropout=0.))
+                  projector_dropout=0.),
+    shallow=dict(type='ShallowPrompts', dropout=0.))
+RELOCATING = ('static', 'adaptive')
 # Upstream classes with a name of their own here; any other is built and injected.
 OWN = ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')
 
@@ -146,8 +149,7 @@ def concatenating(upstream, rows):
     patches = {}
     handle = upstream.register_forward_pre_hook(
         lambda m, args: patches.update(hw=[-(-size // conv.kernel_size[0]) for size in args[0].shape[-2:]]))
-    blocks = [module for module in upstream.modules()
-              if hasattr(module, 'attn') and hasattr(module, 'norm1') and hasattr(module, 'norm2')]
+    blocks = _blocks(upstream)
     assert len(blocks) == len(rows)
     originals = []
     for block, prompts in zip(blocks, rows):
@@ -168,6 +170,71 @@ def concatenating(upstream, rows):
             target.forward = forward
 
 
+def _blocks(upstream):
+    return [module for module in upstream.modules()
+            if hasattr(module, 'attn') and hasattr(module, 'norm1') and hasattr(module, 'norm2')]
+
+
+@contextmanager
+def keeping(upstream, rows):
+    """Make an upstream backbone a slow VPT-Shallow: what a block makes of its prompts goes into the next one.
+
+    Args:
+        upstream: Without prompts.
+        rows: (n, C), prompts of the first block, or (B, n, C).
+    """
+    blocks, now, undo = _blocks(upstream), {}, []
+    mergings = [module for module in upstream.modules() if type(module).__name__ == 'PatchMerging']
+    undo.append(upstream.register_forward_pre_hook(
+        lambda m, args: now.update(prompts=rows.expand(len(args[0]), *rows.shape[-2:]))).remove)
+    for block, later in zip(blocks, [*blocks[1:], None]):
+        window = next((m for m in block.modules() if hasattr(m, 'relative_position_bias_table')), None)
+        target = block if window is None else window
+        undo.append(partial(setattr, target, 'forward', target.forward))
+        if window is None:
+            target.forward = _keeping_vit_block(block.forward, now)
+        else:
+            target.forward = _window_attention(window, block.norm1, lambda x, hw: now['prompts'], now)
+            undo.append(block.register_forward_pre_hook(lambda m, args: now.update(x=args[0])).remove)
+            undo.append(block.register_forward_hook(_keep(now, later, mergings)).remove)
+    try:
+        yield upstream
+    finally:
+        for each in undo:
+            each()
+
+
+def _keeping_vit_block(forward, now):
+
+    def prompted(x, *args, **kwargs):
+        count = now['prompts'].shape[1]
+        out = forward(torch.cat([x[:, :1], now['prompts'], x[:, 1:]], 1), *args, **kwargs)
+        now['prompts'] = out[:, 1:1 + count]
+        return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
+
+    return prompted
+
+
+def _keep(now, later, mergings):
+    """A forward hook: the prompts' own way through the rest of a Swin's block, and through the patch merging."""
+
+    def hook(block, args, output):
+        x = now['prompts'] + now['outputs']
+        inner = block.norm2(x)
+        layers = [block.mlp] if hasattr(block, 'mlp') else block.ffn.layers
+        for layer in layers:
+            inner = layer(inner)
+        x = x + inner
+        if later is not None and later.norm1.weight.numel() != x.shape[-1]:
+            merging = next(m for m in mergings if 4 * x.shape[-1] == m.reduction.weight.shape[1])
+            four = x.flatten(0, 1)[:, None].expand(-1, 4, -1)
+            merged = merging(four, (2, 2))[0] if hasattr(merging, 'sampler') else merging(four.unflatten(1, (2, 2)))
+            x = merged.reshape(*x.shape[:2], -1)
+        now['prompts'] = x
+
+    return hook
+
+
 def _vit_block(forward, prompts, patches):
 
     def prompted(x, *args, **kwargs):
@@ -181,11 +248,14 @@ def _vit_block(forward, prompts, patches):
 
 
 def _window_attention(module, norm, prompts, state):
-    """Window by window and head by head, with the prompts in front of the window's tokens."""
+    """Window by window and head by head, with the prompts in front of the window's tokens.
+
+    What it makes of the prompts, on average over a sample's windows, goes to ``state['outputs']``.
+    """
 
     def prompted(x, mask=None):
         per_sample = len(x) // len(state['x'])
-        rows = prompts(state['x'], state['patches']['hw']) if callable(prompts) else prompts
+        rows = prompts(state['x'], state.get('patches', {}).get('hw')) if callable(prompts) else prompts
         bias = module.relative_position_bias_table[module.relative_position_index.flatten()]
         bias = bias.reshape(x.shape[1], x.shape[1], -1)
         out = []
@@ -201,8 +271,10 @@ def _window_attention(module, norm, prompts, state):
                 if mask is not None:
                     logits[n:, n:] += mask[number % len(mask)]
                 heads.append(logits.softmax(-1) @ v[:, part])
-            out.append(module.proj(torch.cat(heads, -1)[n:]))
-        return torch.stack(out)
+            out.append(module.proj(torch.cat(heads, -1)))
+        out = torch.stack(out)
+        state['outputs'] = out[:, :n].unflatten(0, (-1, per_sample)).mean(1)
+        return out[:, n:]
 
     return prompted
 

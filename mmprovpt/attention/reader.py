@@ -25,6 +25,8 @@ class PromptReader:
         self.norm = norm
         self.batch_size = None
         self._tokens = None
+        # What attention has made of the prompts, (B, n, C), for a block that keeps it.
+        self.outputs: Optional[Tensor] = None
         # Window attention sees windows, not samples; the block's norm sees samples, also when gradient
         # checkpointing runs the block again. It is therefore the norm that tells the block's input.
         norm.register_forward_pre_hook(self._observe)
@@ -34,7 +36,7 @@ class PromptReader:
         self._tokens, self.batch_size = weakref.ref(args[0]), args[0].shape[0]
 
     def __getstate__(self):
-        return dict(self.__dict__, _tokens=None)
+        return dict(self.__dict__, _tokens=None, outputs=None)
 
     def read(self) -> Optional[Tensor]:
         """The block's prompts as its attention reads them, normalised.
@@ -89,6 +91,14 @@ class PromptReader:
 def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
     """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
     return qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def prompt_queries(rows: Tensor, weight: Tensor, bias: Optional[Tensor], num_heads: int,
+                   batch_size: int) -> Tensor:
+    """(batch_size, num_heads, n, C' / num_heads), queries of rows (B, n, C); see :func:`prompt_keys_values`."""
+    size = weight.shape[0] // 3
+    q = F.linear(rows, weight[:size], None if bias is None else bias[:size])
+    return q.unflatten(-1, (num_heads, -1)).transpose(1, 2).repeat_interleave(batch_size // len(q), 0)
 
 
 def prompt_keys_values(rows: Tensor, weight: Tensor, bias: Optional[Tensor], num_heads: int,

@@ -34,7 +34,7 @@ def find_pool(model: nn.Module) -> PromptPool:
     """The only pool of prompts in a model, which may be wrapped for distributed training.
 
     Raises:
-        ValueError: There is none or more than one, or it is empty, or its rows may be sharded.
+        ValueError: There is none or more than one, or it is empty or cannot relocate, or its rows may be sharded.
     """
     require_replicas(model, 'PromptRelocationHook')
     pools = {name: m for name, m in unwrapped(model).named_modules() if isinstance(m, PromptPool)}
@@ -45,6 +45,9 @@ def find_pool(model: nn.Module) -> PromptPool:
     pool = next(iter(pools.values()))
     if len(pool.tokens) == 0:
         raise ValueError('PromptRelocationHook has no prompt to relocate: num_tokens is 0')
+    if pool.keeps_outputs:
+        raise ValueError(f'PromptRelocationHook has nothing to relocate: {type(pool).__name__} all enter the first '
+                         'block and stay (VPT-Shallow). Remove the hook, or take StaticPrompts or AdaptivePrompts')
     return pool
 
 

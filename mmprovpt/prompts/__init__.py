@@ -2,6 +2,7 @@ from .adaptive import AdaptivePrompts
 from .frozen import tuned_state_dict
 from .inject import inject_prompts
 from .pool import PromptPool
+from .shallow import ShallowPrompts
 from .static import StaticPrompts
 
-__all__ = ['AdaptivePrompts', 'PromptPool', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']
+__all__ = ['AdaptivePrompts', 'PromptPool', 'ShallowPrompts', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']

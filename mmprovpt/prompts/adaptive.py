@@ -72,6 +72,9 @@ class AdaptivePrompts(StaticPrompts):
         self._stage = [sizes.index(width) for width in self.embed_dims]
         self._grid: Optional[Tuple[int, int]] = None
         self._init_weights(hidden_dims)
+        # As of the rows: DDP waits for each parameter that wants a gradient.
+        for parameter in (self.kernels, self.norms, self.down, self.up):
+            parameter.requires_grad_(self.tokens.requires_grad)
 
     def _init_weights(self, hidden_dims: int) -> None:
         """What blocks have beside rows, as its authors start it."""
@@ -91,11 +94,13 @@ class AdaptivePrompts(StaticPrompts):
         """(C_block,) float32: zeros, as its authors'; in a static block as VPT's."""
         return super().initial_row(block) if block in self.static_blocks else torch.zeros(self.widths[block])
 
+    def _alike(self, block: int, other: int) -> bool:
+        return (block in self.static_blocks) == (other in self.static_blocks) and super()._alike(block, other)
+
     def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
         """(C_block,) the row as it is; anew where a prompt becomes static, or is no longer, or was spare."""
         source = int(self.block_index[prompt])
-        if source >= 0 and (source in self.static_blocks) == (block in self.static_blocks) \
-                and self.widths[source] == self.widths[block]:
+        if source >= 0 and self._alike(source, block):
             return self.tokens.detach()[prompt, :self.widths[block]]
         return self.initial_row(block).to(self.tokens)
 
@@ -129,7 +134,8 @@ class AdaptivePrompts(StaticPrompts):
             ValueError: The map is smaller than the kernel, or has not as many tokens as patches.
         """
         if block in self.static_blocks:
-            return super().read(block, tokens)
+            rows = super().read(block, tokens)
+            return rows if rows is None or self._any_adaptive() else rows + self._unread()
         rows = self.rows(block)
         if rows is None:
             return None
@@ -141,6 +147,13 @@ class AdaptivePrompts(StaticPrompts):
         prompts = self._drop('channel_dropout', weight.flatten(1) @ patches, channelwise=True) + rows[:, -1:]
         hidden = self._drop('projector_dropout', F.linear(prompts, self.down[number, :, :width]).relu())
         return prompts + F.linear(hidden, self.up[number, :width])
+
+    def _any_adaptive(self) -> bool:
+        return any(self.members(block) is not None for block in range(self.num_blocks) if self.depends_on_input(block))
+
+    def _unread(self) -> Tensor:
+        """Zero, with a gradient for what only adaptive prompts read: all have moved into static blocks, and DDP waits."""
+        return 0 * sum(parameter.sum() for parameter in (self.kernels, self.norms, self.down, self.up))
 
     def _patches(self, block: int, tokens: Tensor) -> Tensor:
         """(B, grid², C) the patch tokens behind the prompts' norm, on the grid that rows are defined on."""

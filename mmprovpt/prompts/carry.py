@@ -23,7 +23,7 @@ def project(pool: nn.Module, row: Tensor, block: int) -> Tensor:
     new = row
     if here < there:
         for merging in pool._mergings[here:there]:
-            new = _merge(merging, new)
+            new = merge(merging, new)
     else:
         for merging in reversed(pool._mergings[there:here]):
             new = _unmerge(merging, new)
@@ -38,15 +38,16 @@ def reinit(pool: nn.Module, row: Tensor, block: int) -> Tensor:
 CARRIERS = dict(project=project, reinit=reinit)
 
 
-def _copies(merging: nn.Module, row: Tensor) -> Tensor:
-    """(C,) to (4C,): four equal neighbours, in the order in which this merging lines up their channels."""
+def _copies(merging: nn.Module, rows: Tensor) -> Tensor:
+    """(..., C) to (..., 4C): four equal neighbours, in the order in which this merging lines up their channels."""
     # OpenMMLab unfolds (channel by channel), Swin's authors and timm concatenate (neighbour by neighbour).
     unfolds = isinstance(getattr(merging, 'sampler', None), nn.Unfold)
-    return row.repeat_interleave(4) if unfolds else row.repeat(4)
+    return rows.repeat_interleave(4, -1) if unfolds else torch.cat([rows] * 4, -1)
 
 
-def _merge(merging: nn.Module, row: Tensor) -> Tensor:
-    copies = _copies(merging, row)
+def merge(merging: nn.Module, rows: Tensor) -> Tensor:
+    """(..., C) to (..., C'): what a patch merging makes of four equal neighbours."""
+    copies = _copies(merging, rows)
     return merging.reduction(copies if merging.norm is None else merging.norm(copies))
 
 

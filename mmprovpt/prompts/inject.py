@@ -18,6 +18,7 @@ from mmprovpt.registry import MODELS
 
 from .frozen import CheckpointedBlock, FrozenBackbone
 from .pool import PromptPool
+from .shallow import KeepingBlock, KeepingWindowBlock
 
 # (package, attention class) -> how it reads prompts, and the blocks known to normalise *before* attention. By name,
 # so that nothing is imported; exactly, since a subclass may compute something else.
@@ -68,11 +69,10 @@ def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptPool:
     pool = _build_pool(backbone, blocks, prompts)
     backbone.requires_grad_(False)
     for number, block in enumerate(blocks):
-        block.attention.prompt_reader = PromptReader(pool, number, block.norm)
-        adopt(block.attention, _mixin(block.attention)[0])
         if getattr(block.module, 'with_cp', False):
             adopt(block.module, CheckpointedBlock)
             block.module.with_cp = False
+        _connect(block, PromptReader(pool, number, block.norm))
     frozen = sum(parameter.numel() for parameter in backbone.parameters())
     adopt(backbone, FrozenBackbone)
     backbone.prompts = pool
@@ -128,6 +128,18 @@ def _block(modules: Dict[str, nn.Module], name: str) -> Block:
     around = type(modules[name.rpartition('.')[0]]).__name__
     raise ValueError(f'{name} ({type(attention).__name__}) is in a {around}, which is not known to normalise its '
                      f'tokens before attention; known blocks for it are: {", ".join(known)}')
+
+
+def _connect(block: Block, reader: PromptReader) -> None:
+    """Have a block's attention read prompts, or the block keep their outputs, which in a ViT makes them tokens."""
+    attention = _mixin(block.attention)[0]
+    windows = attention is PromptedWindowAttention
+    if windows or not reader.pool.keeps_outputs:
+        block.attention.prompt_reader = reader
+        adopt(block.attention, attention)
+    if reader.pool.keeps_outputs:
+        block.module.kept = reader
+        adopt(block.module, KeepingWindowBlock if windows else KeepingBlock)
 
 
 def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> PromptPool:

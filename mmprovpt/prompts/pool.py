@@ -31,6 +31,9 @@ class PromptPool(nn.Module):
         TypeError, ValueError: If an argument is of the wrong type, length or range.
     """
 
+    # Whether what a block makes of its prompts goes into the next one, as if they were tokens.
+    keeps_outputs = False
+
     def __init__(self, num_tokens: Union[int, Sequence[int]], widths: Sequence[int],
                  mergings: Sequence[nn.Module] = (), carry: str = 'project', num_spare: int = 0) -> None:
         super().__init__()
@@ -150,7 +153,7 @@ class PromptPool(nn.Module):
         if not -1 <= block < self.num_blocks:
             raise IndexError(f'block {block}: this backbone has the blocks 0 to {self.num_blocks - 1}')
         source = int(self.block_index[prompt])
-        rewritten = block >= 0 and (source < 0 or self.widths[source] != self.widths[block])
+        rewritten = block >= 0 and (source < 0 or not self._alike(source, block))
         if rewritten:
             row = self._carried(prompt, block, self.carry).clone()
             self.tokens[prompt] = 0
@@ -158,6 +161,10 @@ class PromptPool(nn.Module):
         self.block_index[prompt] = block
         self._index_rows()
         return rewritten
+
+    def _alike(self, block: int, other: int) -> bool:
+        """Whether a row of one block is one of the other as it is."""
+        return self.widths[block] == self.widths[other]
 
     def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
         """(C_block,) the row of a prompt, as a block would get it."""

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from matrix import CASES, KINDS, build, concatenating, images, loss, outputs, vapt
+from matrix import CASES, KINDS, build, concatenating, images, keeping, loss, outputs, vapt
 
 from mmprovpt.prompts import PromptPool
 
@@ -22,21 +22,28 @@ def kind(request):
     return KINDS[request.param]
 
 
-def uneven(case):
-    """Counts of every size, 0 included."""
-    return [(3 * block + 1) % 5 for block in range(case.depth)]
+def uneven(case, kind):
+    """Counts of every size, 0 included; of prompts that all enter the first block, their number."""
+    return 3 if is_shallow(kind) else [(3 * block + 1) % 5 for block in range(case.depth)]
+
+
+def is_shallow(kind):
+    return kind['type'] == 'ShallowPrompts'
 
 
 def block_rows(pool):
     return [pool.tokens[pool.block_index == block, :pool.widths[block]] for block in range(pool.num_blocks)]
 
 
-def slow(pool, rows=None):
-    """What ``concatenating`` needs to read ``rows``, by default those of the pool."""
+def slow(upstream, pool, rows=None):
+    """An upstream backbone as a slow prompted one that reads ``rows``, by default those of the pool."""
     rows = block_rows(pool) if rows is None else rows
+    if pool.keeps_outputs:
+        return keeping(upstream, rows[0])
     static = getattr(pool, 'static_blocks', range(pool.num_blocks))
-    return [own if block in static else vapt(pool, block, own) if len(own) else own.new_zeros(0, pool.embed_dims[block])
-            for block, own in enumerate(rows)]
+    return concatenating(upstream, [
+        own if block in static else vapt(pool, block, own) if len(own) else own.new_zeros(0, pool.embed_dims[block])
+        for block, own in enumerate(rows)])
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
@@ -47,21 +54,21 @@ def assert_close(ours, theirs, tolerance=1e-5):
 
 
 def test_equals_concatenation_at_every_size(case, kind):
-    prompted, upstream = build(case, dict(kind, num_tokens=uneven(case))), build(case)
-    with concatenating(upstream, slow(prompted.prompts)):
+    prompted, upstream = build(case, dict(kind, num_tokens=uneven(case, kind))), build(case)
+    with slow(upstream, prompted.prompts):
         for size in case.sizes:
             x = images(case, size)
             assert_close(outputs(prompted, x), outputs(upstream, x))
 
 
 def test_gradients_equal_those_of_concatenation(case, kind):
-    prompted, upstream = build(case, dict(kind, num_tokens=uneven(case))), build(case)
+    prompted, upstream = build(case, dict(kind, num_tokens=uneven(case, kind))), build(case)
     pool, x = prompted.prompts, images(case)
     loss(prompted, x).backward()
     ours = {name: parameter.grad for name, parameter in pool.named_parameters()}
     pool.zero_grad()
     rows = [row.detach().clone().requires_grad_() for row in block_rows(pool)]
-    with concatenating(upstream, slow(pool, rows)):
+    with slow(upstream, pool, rows):
         loss(upstream, x).backward()
     for name, parameter in pool.named_parameters():
         if name != 'tokens':
@@ -75,6 +82,10 @@ def test_gradients_equal_those_of_concatenation(case, kind):
 
 
 def test_relocated_prompt_is_read_by_its_new_block(case, kind):
+    if is_shallow(kind):
+        with pytest.raises(ValueError, match='prompts of VPT-Shallow do not relocate'):
+            build(case, dict(kind, num_tokens=2)).prompts.relocate(0, 1)
+        return
     prompted, upstream = build(case, dict(kind, num_tokens=2)), build(case)
     with torch.no_grad():
         before = outputs(prompted, images(case))
@@ -82,7 +93,7 @@ def test_relocated_prompt_is_read_by_its_new_block(case, kind):
         prompted.prompts.relocate(3, 0)
         after = outputs(prompted, images(case))
         assert prompted.prompts.distribution.tolist() == [2, 1] + [2] * (case.depth - 3) + [3]
-        with concatenating(upstream, slow(prompted.prompts)):
+        with slow(upstream, prompted.prompts):
             assert_close(after, outputs(upstream, images(case)))
     assert not torch.allclose(before[-1], after[-1])
 
@@ -96,7 +107,7 @@ def test_without_prompts_bit_identical(case, kind):
 
 
 def test_only_prompts_train(case, kind):
-    backbone = build(case, dict(kind, num_tokens=uneven(case))).train()
+    backbone = build(case, dict(kind, num_tokens=uneven(case, kind))).train()
     frozen = {name: value.clone() for name, value in backbone.state_dict().items() if not name.startswith('prompts.')}
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=0.1)
     loss(backbone, images(case)).backward()
@@ -188,7 +199,8 @@ def test_copies_are_whole_and_independent(case, kind, clone):
     with torch.no_grad():
         expected = outputs(backbone, x)
         assert all(torch.equal(a, b) for a, b in zip(outputs(twin, x), expected))
-        twin.prompts.relocate(0, 1)
+        if not is_shallow(kind):
+            twin.prompts.relocate(0, 1)
         twin.prompts.tokens.mul_(-1)
         assert not torch.allclose(outputs(twin, x)[-1], expected[-1])
         assert all(torch.equal(a, b) for a, b in zip(outputs(backbone, x), expected))
@@ -212,7 +224,8 @@ def test_autocast(case, kind):
 
 def test_state_dict_round_trip(case, kind):
     source, target = build(case, dict(kind, num_tokens=2)), build(case, dict(kind, num_tokens=2))
-    source.prompts.relocate(1, case.depth - 1)
+    if not is_shallow(kind):
+        source.prompts.relocate(1, case.depth - 1)
     assert not torch.equal(source.prompts.tokens, target.prompts.tokens)
     target.load_state_dict(source.state_dict())
     assert target.prompts.distribution.tolist() == source.prompts.distribution.tolist()

@@ -30,9 +30,9 @@ def load(path):
     return torch.load(path, weights_only=False)
 
 
-def tuned(folder, seed=0, hook=dict(), **options):  # noqa: B006
-    """Train with small checkpoints; None for ``hook`` is VPT."""
-    model = TunedModel(seed, dropout=0. if hook is None else 0.1)
+def tuned(folder, seed=0, hook=dict(), prompts=dict(), **options):  # noqa: B006
+    """Train with small checkpoints; None for ``hook``: nothing relocates."""
+    model = TunedModel(seed, dropout=0. if hook is None else 0.1, **prompts)
     options = {**dict(checkpoint=SMALL, epochs=4, model=model), **options}
     if hook is not None:
         return train(folder, hook=hook, **options)
@@ -41,16 +41,23 @@ def tuned(folder, seed=0, hook=dict(), **options):  # noqa: B006
     return runner.model.state_dict(), []
 
 
-@pytest.mark.parametrize('hook', [dict(), None], ids=['relocation', 'vpt'])
-def test_interrupted_and_resumed_equals_uninterrupted_with_full_checkpoints(tmp_path, hook):
-    whole = tuned(tmp_path / 'whole', hook=hook, checkpoint=dict(type='CheckpointHook', interval=1))
+@pytest.mark.parametrize('hook, prompts, more', [
+    (dict(), dict(), ()),
+    (None, dict(), ()),
+    (dict(), dict(kind='AdaptivePrompts', grid_size=2), ('kernels', 'norms', 'down', 'up')),
+    (None, dict(kind='ShallowPrompts'), ()),
+], ids=['PRO-VPT', 'VPT-Deep', 'PRO-VAPT', 'VPT-Shallow'])
+def test_interrupted_and_resumed_equals_uninterrupted_with_full_checkpoints(tmp_path, hook, prompts, more):
+    options = dict(hook=hook, prompts=prompts)
+    whole = tuned(tmp_path / 'whole', checkpoint=dict(type='CheckpointHook', interval=1), **options)
     with pytest.raises(KeyboardInterrupt):
-        tuned(tmp_path / 'part', hook=hook, hooks=[Crash(14)])
-    part = tuned(tmp_path / 'part', seed=1, hook=hook, resume=True)
+        tuned(tmp_path / 'part', hooks=[Crash(14)], **options)
+    part = tuned(tmp_path / 'part', seed=1, resume=True, **options)
     assert_same(whole, part)
     full, small = (load(tmp_path / name / 'epoch_4.pth') for name in ('whole', 'part'))
-    assert small['state_dict'].keys() == TUNED
-    assert all(torch.equal(small['state_dict'][key], full['state_dict'][key]) for key in TUNED - {KEY})
+    keys = TUNED | {f'backbone.prompts.{name}' for name in more}
+    assert small['state_dict'].keys() == keys
+    assert all(torch.equal(small['state_dict'][key], full['state_dict'][key]) for key in keys - {KEY})
     assert len(full['state_dict']) > 40 and KEY not in full['state_dict']
     assert small.keys() == full.keys() >= {'optimizer', 'message_hub', 'meta'}
     assert set(small['optimizer']['state']) == set(full['optimizer']['state'])

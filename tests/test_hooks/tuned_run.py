@@ -26,14 +26,14 @@ class TunedModel(BaseModel):
     All start by ``seed``, but the backbone, of which timm's init_weights draws some by the Runner's seed.
     """
 
-    def __init__(self, seed=0, dropout=0.1):
+    def __init__(self, seed=0, dropout=0.1, kind='StaticPrompts', **prompts):
         super().__init__()
         torch.manual_seed(0)
         self.register_buffer('lift', torch.randn(6, 3 * 16 * 16), persistent=False)
         self.backbone = timm.create_model('vit_tiny_patch16_224', img_size=16, patch_size=8, embed_dim=16, depth=3,
                                           num_heads=2, num_classes=0)
         torch.manual_seed(seed)
-        inject_prompts(self.backbone, dict(type='StaticPrompts', num_tokens=2, dropout=dropout))
+        inject_prompts(self.backbone, dict(type=kind, num_tokens=2, dropout=dropout, **prompts))
         self.neck, self.head = nn.BatchNorm1d(16), nn.Linear(16, 1)
 
     def forward(self, inputs, targets=None, mode='tensor'):

@@ -136,3 +136,26 @@ def test_small_state_dict():
     assert not torch.equal(one(x)[-1], other(x)[-1])
     other.load_state_dict(kept)
     assert torch.equal(one(x)[-1], other(x)[-1])
+
+
+def test_every_parameter_that_trains_has_a_gradient():
+    """Else DDP would wait: without prompts, and where all of them are in static blocks."""
+    assert not any(parameter.requires_grad for parameter in pool(0).parameters())
+    own, x = pool([2, 1, 0]), torch.randn(1, 9, 8)
+    expected = own.eval().read(0, x).detach()
+    own.relocate(2, 0)
+    for mode in (True, False):
+        own.zero_grad()
+        rows = own.train(mode).read(0, x)
+        rows.sum().backward()
+        assert all(parameter.grad is not None for parameter in own.parameters())
+        assert own.tokens.grad.any() and not own.kernels.grad.any() and not own.up.grad.any()
+    assert torch.equal(rows[:2], expected)
+
+
+def test_a_row_of_a_static_block_is_no_other_even_if_as_long():
+    own = pool(1, widths=(5, 5, 5))
+    assert own.widths == [5, 5, 5] and own.tokens[0].any()
+    nn.init.normal_(own.tokens)
+    assert own.relocate(0, 1) and not own.tokens[0].any()
+    assert not own.relocate(0, 2)

@@ -15,7 +15,7 @@ def vit():
 
 @pytest.mark.parametrize('prompts, message', [
     (dict(type='StaticPrompt', num_tokens=1),
-     r"type='StaticPrompt' is unknown; known types are \['AdaptivePrompts', 'StaticPrompts'\]"),
+     r"type='StaticPrompt' is unknown; known types are \['AdaptivePrompts', 'ShallowPrompts', 'StaticPrompts'\]"),
     (dict(num_tokens=1), 'known types'),
     (dict(type='StaticPrompts'), 'num_tokens is missing'),
     (dict(type='StaticPrompts', num_token=1), r"unknown keys \['num_token'\]; StaticPrompts knows \['carry', "),

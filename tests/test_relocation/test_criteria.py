@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from matrix import CASES, KINDS, build, concatenating, images, outputs
+from matrix import CASES, KINDS, RELOCATING, build, concatenating, images, outputs
 
 from mmprovpt.relocation.idleness import CRITERIA, true_idleness
 from mmprovpt.relocation.virtual import OPENING, virtual_gain
@@ -17,7 +17,7 @@ def case(request):
     return CASES[request.param]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=RELOCATING)
 def kind(request):
     return KINDS[request.param]
 
