@@ -1,4 +1,4 @@
 # PRO-VAPT, miniature VTAB: size.
-_base_ = 'provpt_size.py'
-# The maps have 3 x 3 patches.
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts', grid_size=3)))
+_base_ = 'provapt_category.py'
+model = dict(head=dict(num_classes=8))
+train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='size', num_classes=8))

@@ -1,4 +1,4 @@
 # VAPT, miniature VTAB: count.
-_base_ = 'vpt_count.py'
-# The maps have 3 x 3 patches.
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts', grid_size=3)))
+_base_ = 'vapt_category.py'
+model = dict(head=dict(num_classes=6))
+train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='count', num_classes=6))

@@ -1,0 +1,3 @@
+# VPT-Shallow, FGVC: Stanford Cars.
+_base_ = 'vit_b_vpt_cars.py'
+model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

@@ -1,0 +1,3 @@
+# VPT-Shallow, FGVC: Stanford Dogs.
+_base_ = 'vit_b_vpt_dogs.py'
+model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

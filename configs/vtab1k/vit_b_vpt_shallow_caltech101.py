@@ -1,0 +1,3 @@
+# VPT-Shallow, VTAB-1k: Caltech101.
+_base_ = 'vit_b_vpt_caltech101.py'
+model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

@@ -1,0 +1,3 @@
+# VPT-Shallow, VTAB-1k: DTD.
+_base_ = 'vit_b_vpt_dtd.py'
+model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))
