@@ -72,11 +72,12 @@ def batch(scope):
     return dict(inputs=[torch.rand(3, 32, 32) * 255 for _ in range(2)], data_samples=samples)
 
 
+@pytest.mark.parametrize('kind', ['StaticPrompts', 'AdaptivePrompts'])
 @pytest.mark.parametrize('name', BASES)
-def test_written_config_trains(name, call, tmp_path, capsys):
+def test_written_config_trains(name, kind, call, tmp_path, capsys):
     base_file, out = tmp_path / 'base.py', tmp_path / 'new' / 'provpt.py'
     base_file.write_text(BASES[name])
-    call(base_file, '--num-tokens', 3, '--out', out)
+    call(base_file, '--num-tokens', 3, '--out', out, *['--prompts', kind][:2 * (kind != 'StaticPrompts')])
     assert out.read_text().startswith("_base_ = '../base.py'\n")
     base, cfg = Config.fromfile(base_file), Config.fromfile(out)
     hook = dict(type='mmprovpt.PromptRelocationHook', interval=10, by_epoch=False)
@@ -86,21 +87,28 @@ def test_written_config_trains(name, call, tmp_path, capsys):
     backbone = model.get_submodule(place)
     assert backbone.upstream is type(before.get_submodule(place))
     assert len(backbone.prompts.tokens) == 3 * backbone.prompts.num_blocks
+    assert type(backbone.prompts).__name__ == kind
     policy = count_trainable(model, PPOAllocator(num_blocks=backbone.prompts.num_blocks, seed=0))
     report = capsys.readouterr().err
     assert f'trainable parameters: {count_trainable(before):,} before, {policy:,} after' in report
-    assert f'model.{place}: ' in report and f'prompts: {len(backbone.prompts.tokens)}, ' in report
+    assert f'model.{place}: ' in report and (
+        f'prompts: {len(backbone.prompts.tokens)}, of {backbone.prompts.num_active:,} trained numbers\n') in report
     assert ('WindowMSA' in report) == (name != 'segmentation') and 'note: the config loads no weights' in report
     for note in ('frozen_stages=1 no longer matters', 'learning rate of its own', 'custom_hooks of the existing'):
         assert (note in report) == (name == 'hooks')
 
     state = {key: value.clone() for key, value in model.state_dict().items()}
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    groups = [group for group in wrapper.param_groups if group['params'][0] is backbone.prompts.tokens]
-    assert [group['lr'] for group in groups] == [0.1] * (name == 'hooks')  # a group of its own
+    if name == 'hooks':  # each parameter has a group of its own
+        rates = [group['lr'] for parameter in backbone.prompts.parameters() for group in wrapper.param_groups
+                 if group['params'][0] is parameter]
+        assert rates == [0.1] * (1 if kind == 'StaticPrompts' else 5)
     model.train().train_step(batch(cfg.default_scope), wrapper)
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, state[key])}
-    assert {key for key in changed if place in key} == {f'{place}.prompts.tokens'} and len(changed) > 1
+    trained = {f'{place}.prompts.{key}' for key, _ in backbone.prompts.named_parameters()}
+    ours = {key for key in changed if place in key}
+    # Adaptive rows start as 0, so what is multiplied by them has no gradient yet.
+    assert f'{place}.prompts.tokens' in ours and ours <= trained and len(changed) > len(ours)
 
 
 def test_printed_config_runs(call, tmp_path, monkeypatch, capsys):
@@ -136,7 +144,7 @@ def test_installed_configs(call, tmp_path):
         assert cfg.model.backbone.prompts.pop('dropout') == 0.1  # the default
         assert cfg.model == recipe.model
         keys = [each.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {}) for each in (cfg, recipe)]
-        ours, theirs = (each.get('backbone.prompts.tokens', {}).get('lr_mult') for each in keys)
+        ours, theirs = (each.get('backbone.prompts', {}).get('lr_mult') for each in keys)
         assert ours == theirs
         if 'max_iters' in cfg.train_cfg:
             assert cfg.custom_hooks == recipe.custom_hooks

@@ -119,10 +119,10 @@ def inspect_backbone(model: nn.Module, place: Place) -> Tuple[nn.Module, List[Bl
     return backbone, blocks
 
 
-def prompted_backbone(cfg: Config, place: Place, backbone: nn.Module, num_tokens) -> dict:
+def prompted_backbone(cfg: Config, place: Place, backbone: nn.Module, kind: str, num_tokens) -> dict:
     """What changes in the backbone's config."""
     name = type_name(place.nodes[-1])
-    change = dict(type=PROMPTED[name], prompts=dict(type='StaticPrompts', num_tokens=num_tokens, dropout=0.1))
+    change = dict(type=PROMPTED[name], prompts=dict(type=kind, num_tokens=num_tokens, dropout=0.1))
     with DefaultScope.overwrite_default_scope(place.inherited('_scope_', cfg.get('default_scope', 'mmengine'))):
         if find_upstream(name) is not type(backbone):
             change['_scope_'] = _library(backbone)
@@ -147,14 +147,14 @@ def schedule(cfg: Config, interval) -> Tuple[dict, int]:
     return dict(type=f'mmprovpt.{HOOK}', interval=interval, by_epoch=unit == 'epochs'), length // interval
 
 
-def full_learning_rate(cfg: Config, parameter: str) -> dict:
+def full_learning_rate(cfg: Config, prompts: str) -> dict:
     """An entry of custom_keys for the prompts, if the one that they fall under has a learning rate of its own."""
     custom = ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
     # As MMEngine chooses: the longest key that is part of the name, of equal ones the first.
-    key = next((key for key in sorted(sorted(custom), key=len, reverse=True) if key in parameter), None)
+    key = next((key for key in sorted(sorted(custom), key=len, reverse=True) if key in f'{prompts}.tokens'), None)
     if key is None or custom[key].get('lr_mult', 1.) == 1:
         return {}
-    return {parameter: dict(custom[key], lr_mult=1.)}
+    return {prompts: dict(custom[key], lr_mult=1.)}
 
 
 def overrides(cfg: Config, options: dict) -> dict:
@@ -212,7 +212,7 @@ def base_text(name: str, folder: str) -> str:
             f"          {'/.mim/configs/' + below!r})\n")
 
 
-def add_provpt(name: str, num_tokens, interval, options: dict) -> Tuple[Config, List[str]]:
+def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> Tuple[Config, List[str]]:
     """What is to be added to a config, and a report.
 
     Raises:
@@ -235,20 +235,20 @@ def add_provpt(name: str, num_tokens, interval, options: dict) -> Tuple[Config, 
         raise ConfigError('--num-tokens: without a prompt there is nothing to relocate')
 
     added = Config(overrides(cfg, options))
-    added.merge_from_dict({f'model.{place.path}': prompted_backbone(cfg, place, backbone, num_tokens)})
-    rates = full_learning_rate(cfg, f'{place.path}.prompts.tokens')
+    added.merge_from_dict({f'model.{place.path}': prompted_backbone(cfg, place, backbone, kind, num_tokens)})
+    rates = full_learning_rate(cfg, f'{place.path}.prompts')
     if rates:
         added.merge_from_dict(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=rates))))
     added.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
-    numbers = sum(block.width * count for block, count in zip(blocks, counts))
-    after = count_config(_load(f'_base_ = {osp.abspath(path)!r}\n' + added.pretty_text))
+    new = _load(f'_base_ = {osp.abspath(path)!r}\n' + added.pretty_text)
+    numbers = build_uninitialised(new).get_submodule(place.path).prompts.num_active
     kinds = sorted({f'{_library(block.attention)} {type(block.attention).__name__}' for block in blocks})
     unit = 'epochs' if hook['by_epoch'] else 'iters'
     report = [
         f'model.{place.path}: {type(backbone).__name__} of {_library(backbone)}, {len(blocks)} blocks with '
         f'{", ".join(kinds)}, of width {", ".join(map(str, sorted({block.width for block in blocks})))}',
-        f'prompts: {sum(counts)}, which are {numbers:,} numbers',
-        f'trainable parameters: {count_trainable(model):,} before, {after:,} after (prompts, the networks of the '
+        f'prompts: {sum(counts)}, of {numbers:,} trained numbers',
+        f'trainable parameters: {count_trainable(model):,} before, {count_config(new):,} after (prompts, the networks of the '
         "relocation's policy, and all that is not in the backbone)",
         f'relocation: every {hook["interval"]} of {cfg.train_cfg["max_" + unit]} {unit}, {periods} periods']
     return added, report + [f'note: {note}' for note in notes(cfg, place, hook, periods, rates)]
@@ -269,6 +269,8 @@ def _load(text: str) -> Config:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a file, or CODEBASE::PATH')
+    parser.add_argument('--prompts', choices=('StaticPrompts', 'AdaptivePrompts'), default='StaticPrompts',
+                        help="PRO-VPT's, the default, or those of VAPT, which depend on the input (docs/vapt.md)")
     parser.add_argument('--num-tokens', type=int, nargs='+', default=[10], metavar='N',
                         help='prompts of each block, one number or one for each block (default: 10)')
     parser.add_argument('--interval', type=int, metavar='N',
@@ -282,7 +284,7 @@ def main():
     if args.out and osp.exists(args.out):
         raise ConfigError(f'{args.out} exists already: remove it, or give another --out')
     num_tokens = args.num_tokens if len(args.num_tokens) > 1 else args.num_tokens[0]
-    added, report = add_provpt(args.config, num_tokens, args.interval, args.cfg_options)
+    added, report = add_provpt(args.config, args.prompts, num_tokens, args.interval, args.cfg_options)
     print('\n'.join(report), file=sys.stderr)
     text = base_text(args.config, osp.dirname(args.out or '') or '.') + added.pretty_text
     if not args.out:
