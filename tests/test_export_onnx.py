@@ -1,4 +1,5 @@
 """The ONNX tool: what its graphs compute, that prompts are constants in them, and what it refuses."""
+import copy
 import functools
 import json
 import sys
@@ -44,6 +45,15 @@ CONFIGS = {
                 type='mmprovpt.PromptedSwinTransformer', arch=dict(embed_dims=8, depths=(2, ), num_heads=(2, )),
                 img_size=42, out_indices=(0, ), prompts=dict(type='StaticPrompts', num_tokens=2)),
             neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=8))),
+    # Two stages, so that the prompts pass a patch merging.
+    'shallow-swin': dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='mmprovpt.PromptedSwinTransformer', arch=dict(embed_dims=8, depths=(2, 2), num_heads=(2, 2)),
+                img_size=56, out_indices=(1, ), prompts=dict(type='ShallowPrompts', num_tokens=2)),
+            neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=16))),
     'setr': dict(
         default_scope='mmseg',
         model=dict(
@@ -54,6 +64,9 @@ CONFIGS = {
                 norm_cfg=dict(type='SyncBN')),
             test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))),
 }
+
+CONFIGS['shallow-vit'] = copy.deepcopy(CONFIGS['vit'])
+CONFIGS['shallow-vit']['model']['backbone']['prompts'] = dict(type='ShallowPrompts', num_tokens=2)
 
 
 @pytest.fixture
@@ -119,7 +132,8 @@ def check_classifier(model, path, shape, batch):
 
 
 @pytest.mark.parametrize('name, small, shape', [('vit', True, (32, 32)), ('swin', False, (42, 60)),
-                                                ('vapt', True, (64, 64))])
+                                                ('vapt', True, (64, 64)), ('shallow-vit', True, (32, 32)),
+                                                ('shallow-swin', False, (56, 84))])
 def test_classifiers(call, write, tmp_path, capsys, name, small, shape):
     model = write(name, small)
     given = [] if shape == (32, 32) else ['--shape', *shape]

@@ -98,7 +98,7 @@ def prompt_queries(rows: Tensor, weight: Tensor, bias: Optional[Tensor], num_hea
     """(batch_size, num_heads, n, C' / num_heads), queries of rows (B, n, C); see :func:`prompt_keys_values`."""
     size = weight.shape[0] // 3
     q = F.linear(rows, weight[:size], None if bias is None else bias[:size])
-    return q.unflatten(-1, (num_heads, -1)).transpose(1, 2).repeat_interleave(batch_size // len(q), 0)
+    return q.unflatten(-1, (num_heads, -1)).transpose(1, 2).repeat_interleave(batch_size // q.shape[0], 0)
 
 
 def prompt_keys_values(rows: Tensor, weight: Tensor, bias: Optional[Tensor], num_heads: int,

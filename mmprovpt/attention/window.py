@@ -42,7 +42,7 @@ class PromptedWindowAttention:
         out = self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
         if self.prompt_reader.pool.keeps_outputs:
             out, kept = out[:, :x.shape[1]], out[:, x.shape[1]:]
-            self.prompt_reader.outputs = kept.unflatten(0, (len(prompts), -1)).mean(1)
+            self.prompt_reader.outputs = kept.unflatten(0, (prompts.shape[0], -1)).mean(1)
         return out
 
     def _position_bias(self, num_tokens: int) -> Tensor:

@@ -52,7 +52,7 @@ class ShallowPrompts(StaticPrompts):
         """
         if block == 0:
             rows = super().read(0, tokens)
-            self._given[0] = rows if rows is None else rows.expand(len(tokens), *rows.shape[-2:]).to(tokens)
+            self._given[0] = rows if rows is None else rows.expand(tokens.shape[0], *rows.shape[-2:]).to(tokens)
         return self._given[block]
 
     def leave(self, block: int, prompts: Tensor) -> None:
