@@ -1,5 +1,7 @@
 """Training step with prompts as additional keys and values, against prompts as tokens whose outputs are discarded.
 
+And with the other kinds of prompts, against those.
+
     python benchmarks/prompt_step.py [--rounds 5] [--batch 4] [--device cpu]
 
 All variants of a row take turns in one process (A B C, A B C, ...); ratios are medians of the rounds' ratios, with
@@ -16,6 +18,7 @@ from torch import nn
 from mmprovpt import inject_prompts
 
 VIT = ('mmpretrain', dict(type='VisionTransformer', arch='base', img_size=224, patch_size=16, out_type='avg_featmap'))
+KINDS = ('StaticPrompts', 'AdaptivePrompts', 'ShallowPrompts')
 SWIN = ('mmdet', dict(type='SwinTransformer', depths=(2, 2, 6, 2)))
 
 
@@ -49,9 +52,9 @@ def concatenating(scope, cfg, num_tokens):
     return backbone
 
 
-def keys_and_values(scope, cfg, num_tokens):
+def keys_and_values(scope, cfg, num_tokens, kind='StaticPrompts'):
     backbone = build(scope, cfg)
-    inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=num_tokens, dropout=0.1))
+    inject_prompts(backbone, dict(type=kind, num_tokens=num_tokens, dropout=0.1))
     return backbone.train()
 
 
@@ -101,6 +104,9 @@ def main():
             'forward without prompts': build(*SWIN).to(args.device),
             'keys and values': keys_and_values(*SWIN, num_tokens).to(args.device),
         }, x, args.rounds)
+    for name, backbone in dict(ViT=VIT, Swin=SWIN).items():
+        kinds = {kind: keys_and_values(*backbone, 10, kind).to(args.device) for kind in KINDS}
+        compare(f'{name}, 10', kinds, x, args.rounds)
 
 
 if __name__ == '__main__':
