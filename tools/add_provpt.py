@@ -248,8 +248,8 @@ def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> Tup
         f'model.{place.path}: {type(backbone).__name__} of {_library(backbone)}, {len(blocks)} blocks with '
         f'{", ".join(kinds)}, of width {", ".join(map(str, sorted({block.width for block in blocks})))}',
         f'prompts: {sum(counts)}, of {numbers:,} trained numbers',
-        f'trainable parameters: {count_trainable(model):,} before, {count_config(new):,} after (prompts, the networks of the '
-        "relocation's policy, and all that is not in the backbone)",
+        f'trainable parameters: {count_trainable(model):,} before, {count_config(new):,} after (prompts, the networks '
+        "of the relocation's policy, and all that is not in the backbone)",
         f'relocation: every {hook["interval"]} of {cfg.train_cfg["max_" + unit]} {unit}, {periods} periods']
     return added, report + [f'note: {note}' for note in notes(cfg, place, hook, periods, rates)]
 

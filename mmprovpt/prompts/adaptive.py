@@ -152,7 +152,7 @@ class AdaptivePrompts(StaticPrompts):
         return any(self.members(block) is not None for block in range(self.num_blocks) if self.depends_on_input(block))
 
     def _unread(self) -> Tensor:
-        """Zero, with a gradient for what only adaptive prompts read: all have moved into static blocks, and DDP waits."""
+        """Zero, with a gradient for what adaptive prompts read, for DDP waits for it; here all are in static blocks."""
         return 0 * sum(parameter.sum() for parameter in (self.kernels, self.norms, self.down, self.up))
 
     def _patches(self, block: int, tokens: Tensor) -> Tensor:

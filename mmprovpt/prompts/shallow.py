@@ -100,7 +100,7 @@ class KeepingBlock:
 
 
 class KeepingWindowBlock:
-    """In front of a Swin's block, whose attention has the prompts in each window; the rest of the block is theirs too."""
+    """In front of a Swin's block, whose attention has the prompts in each window; the rest is theirs, too."""
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """(B, N, C) or (B, h, w, C) to the same, as upstream."""

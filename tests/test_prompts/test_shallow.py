@@ -18,7 +18,7 @@ def pool(num_tokens=2, **options):
 
 @torch.no_grad()
 def test_equals_tokens_that_stay():
-    """001 Eq. iii, iv: [x_cls, P, E] goes in, and all blocks treat prompts as tokens; written without any of our code."""
+    """001 Eq. iii, iv: [x_cls, P, E] goes in, and all blocks treat prompts as tokens; without any of our code."""
     def vit():
         return randomise(timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3,
                                            num_heads=2, num_classes=0)).eval()
