@@ -78,8 +78,8 @@ def visit_attention(backbone: nn.Module, images: Tensor, visit: Callable[[BlockW
     """
     attentions = [module for module in backbone.modules() if hasattr(module, 'prompt_reader')]
     if not attentions:
-        raise ValueError(f'{type(backbone).__name__} has no prompts that its attention reads: give it `prompts`, or call '
-                         'inject_prompts (in a ViT, those of VPT-Shallow are tokens)')
+        raise ValueError(f'{type(backbone).__name__} has no prompts that its attention reads: give it `prompts`, or '
+                         'call inject_prompts (in a ViT, those of VPT-Shallow are tokens)')
 
     def record(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         x = args[0] if args else next(kwargs[name] for name in ('x', 'query') if name in kwargs)

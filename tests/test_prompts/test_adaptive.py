@@ -89,6 +89,8 @@ def test_moving_keeps_rows_but_not_in_or_out_of_static_blocks():
     assert own.relocate(2, 0) and own.tokens[2, :8].any() and not torch.equal(own.tokens[2, :5], row[:5])
     assert not own.tokens[2, 8:].any()
     assert own.relocate(2, 1) and not own.tokens[2].any()
+    nn.init.normal_(own.tokens)
+    assert not own.relocate(2, -1) and own.relocate(2, 1) and not own.tokens[2].any(), 'a spare prompt starts anew'
 
 
 def test_parameters():

@@ -6,15 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mmprovpt.prompts import StaticPrompts
+from mmprovpt.prompts import AdaptivePrompts, StaticPrompts
 
 
 def pool(num_tokens=2, widths=(8, 8, 8), **kwargs):
     return StaticPrompts(num_tokens, patch_fan_in=3 * 4**2, widths=widths, **kwargs)
 
 
+def adaptive_pool(num_tokens=2, widths=(8, 8, 8)):
+    own = AdaptivePrompts(num_tokens, patch_fan_in=3 * 4**2, widths=widths, static_blocks=(), grid_size=3)
+    nn.init.normal_(own.tokens)
+    return own
+
+
+# What holds for every kind of prompts that relocates.
+every_kind = pytest.mark.parametrize('pool', [pool, adaptive_pool], ids=['static', 'adaptive'])
+
+
+@every_kind
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.data())
-def test_relocation_moves_one_row_and_touches_nothing_else(counts, data):
+def test_relocation_moves_one_row_and_touches_nothing_else(pool, counts, data):
     own = pool(counts, widths=[4] * len(counts))
     assert own.distribution.tolist() == counts and own.distribution.dtype == torch.int64
     if sum(counts) == 0:
@@ -81,7 +92,8 @@ def test_initialisation():
     ([1, 2, '3'], TypeError, 'list of 3 ints'),
     (True, TypeError, 'must be an int'),
 ])
-def test_bad_num_tokens(num_tokens, error, message):
+@every_kind
+def test_bad_num_tokens(pool, num_tokens, error, message):
     with pytest.raises(error, match=message):
         pool(num_tokens)
 
@@ -102,21 +114,24 @@ def test_bad_options(kwargs, message):
     (0, 3, 'block 3: this backbone has the blocks 0 to 2'),
     (0, -2, 'block -2'),
 ])
-def test_out_of_range(prompt, block, message):
+@every_kind
+def test_out_of_range(pool, prompt, block, message):
     own = pool()
     with pytest.raises(IndexError, match=message):
         own.relocate(prompt, block)
     assert own.distribution.tolist() == [2, 2, 2]
 
 
-def test_checkpoint_of_a_deeper_backbone_is_refused():
+@every_kind
+def test_checkpoint_of_a_deeper_backbone_is_refused(pool):
     state = pool(2).state_dict()
     state['block_index'][0] = 7
     with pytest.raises(RuntimeError, match='names the blocks 0 to 7, but this backbone has the blocks 0 to 2'):
         pool(2).load_state_dict(state)
 
 
-def test_buffer_written_from_outside_is_noticed():
+@every_kind
+def test_buffer_written_from_outside_is_noticed(pool):
     """As EMA's copies are: through ``.data``, past every hook; a change of mode follows before use."""
     own = pool(1)
     own.block_index.data.copy_(torch.tensor([2, 2, 2]))
