@@ -1,13 +1,3 @@
-# Linear probing, miniature VTAB: category. Ten epochs, for CPUs.
-_base_ = [
-    '../_base_/backbones/vit_s14_dinov2_42.py', '../_base_/datasets/miniature_vtab.py', '../_base_/methods/linear.py'
-]
-model = dict(backbone=dict(type='VisionTransformer', frozen_stages=12), head=dict(num_classes=10))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='category', num_classes=10))
-# On val200 of this task VPT-Deep had 78.5 % with it, 73.0 with a quarter of it; it diverges at 0.125.
-optim_wrapper = dict(optimizer=dict(lr=0.005))
-train_cfg = dict(max_epochs=10, val_interval=10)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=1, end=10, convert_to_iter_based=True)
-]
+# Linear probing, miniature VTAB: category.
+_base_ = 'vpt_category.py'
+model = dict(backbone=dict(prompts=dict(num_tokens=0)))

@@ -1,4 +1,3 @@
 # Linear probing, miniature VTAB: count.
-_base_ = 'linear_category.py'
-model = dict(head=dict(num_classes=6))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='count', num_classes=6))
+_base_ = 'vpt_count.py'
+model = dict(backbone=dict(prompts=dict(num_tokens=0)))

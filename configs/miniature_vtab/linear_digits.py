@@ -1,4 +1,3 @@
 # Linear probing, miniature VTAB: digits.
-_base_ = 'linear_category.py'
-model = dict(head=dict(num_classes=10))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='digits', num_classes=10))
+_base_ = 'vpt_digits.py'
+model = dict(backbone=dict(prompts=dict(num_tokens=0)))

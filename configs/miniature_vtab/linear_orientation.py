@@ -1,4 +1,3 @@
 # Linear probing, miniature VTAB: orientation.
-_base_ = 'linear_category.py'
-model = dict(head=dict(num_classes=8))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='orientation', num_classes=8))
+_base_ = 'vpt_orientation.py'
+model = dict(backbone=dict(prompts=dict(num_tokens=0)))
