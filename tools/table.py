@@ -28,7 +28,7 @@ BENCHMARKS: Dict[str, Dict[str, List[str]]] = {
     'miniature VTAB': {group: [name for name, task in MINIATURE.items() if task.group == group]
                        for group in ('Natural', 'Structured')},
 }
-METHODS = ('Linear', 'VPT-Deep', 'PRO-VPT', 'VAPT', 'PRO-VAPT')  # their order
+METHODS = ('Full', 'Linear', 'LoRA', 'VPT-Deep', 'PRO-VPT', 'VAPT', 'PRO-VAPT')  # their order
 PAPER = Path(__file__).with_name('paper_results.json')
 MISSING = '-'
 
@@ -204,7 +204,8 @@ def table(inputs: List[str], style: str, paper: Optional[List[str]]) -> str:
     layout = layout_of([task for tasks in summaries.values() for task in tasks])
     methods = {label: next(iter(tasks.values()))['method'] for label, tasks in summaries.items()}
     if paper is None:
-        paper = [method for method in METHODS if method in methods.values() and 'VAPT' not in method]  # not in 001
+        known = json.loads(PAPER.read_text())['benchmarks'].get(layout.benchmark, dict(rows=()))['rows']
+        paper = [method for method in METHODS if method in methods.values() and method in known]
     lines = [(methods[label], measured_row(label, tasks, layout)) for label, tasks in summaries.items()]
     lines += [(row[0], row) for row in paper_rows(layout, paper)]
     order = list(dict.fromkeys([*METHODS, *(method for method, _ in lines)]))

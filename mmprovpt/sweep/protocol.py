@@ -2,9 +2,10 @@
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 from mmengine.config import Config
 
-from mmprovpt.utils.find import find_hooks, find_prompts, type_name
+from mmprovpt.utils.find import find_hooks, find_prompts, has_lora, type_name
 from mmprovpt.utils.preflight import ConfigError, check_config
 from mmprovpt.utils.setup import read_config
 
@@ -218,9 +219,11 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
 
 def method_of(task: Config) -> str:
     """How the papers call what a config trains."""
-    prompts = find_prompts(task.model)
+    prompts, moves = find_prompts(task.model), bool(find_hooks(task))
     if prompts is None:
+        return 'LoRA' if has_lora(task.model) else 'Full'
+    if not moves and not np.any(prompts.get('num_tokens', 1)):
         return 'Linear'
-    adaptive, moves = type_name(prompts) == 'AdaptivePrompts', bool(find_hooks(task))
+    adaptive = type_name(prompts) == 'AdaptivePrompts'
     return {(False, False): 'VPT-Deep', (False, True): 'PRO-VPT', (True, False): 'VAPT', (True, True): 'PRO-VAPT'}[
         adaptive, moves]

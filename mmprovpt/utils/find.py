@@ -21,6 +21,11 @@ def find_prompts(node) -> Optional[dict]:
                  if isinstance(found.get('prompts'), dict) and 'type' in found['prompts']), None)
 
 
+def has_lora(model: dict) -> bool:
+    """Whether anything in a model's config is wrapped in mmpretrain's LoRAModel."""
+    return any(type_name(node) == 'LoRAModel' for node in _dicts(model).values())
+
+
 def find_backbones(model: dict) -> Dict[str, dict]:
     """The backbones in a model's config, by their path with dots, such as ``'detector.backbone'``; outer ones first."""
     found = {path: node for path, node in _dicts(model).items() if path.split('.')[-1] == 'backbone' and 'type' in node}

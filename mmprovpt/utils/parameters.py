@@ -12,7 +12,7 @@ from mmprovpt.prompts import PromptPool
 from mmprovpt.relocation import ALLOCATORS, build
 from mmprovpt.relocation.allocator import Allocator
 
-from .find import find_backbones, find_hooks
+from .find import find_backbones, find_hooks, type_name
 
 
 def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> int:
@@ -47,6 +47,8 @@ def build_uninitialised(cfg: Config) -> nn.Module:
     for backbone in find_backbones(model).values():
         backbone.update({key: off for key, off in dict(pretrained=False, checkpoint_path='').items()
                          if key in backbone and 'model_name' in backbone})  # timm loads when it constructs
+        if type_name(backbone) == 'LoRAModel':  # and so does it
+            backbone['module'].pop('init_cfg', None)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')), _Uninitialised():
         return MODELS.build(model)
 

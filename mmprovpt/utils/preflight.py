@@ -5,7 +5,7 @@ import re
 import zipfile
 from functools import partial
 
-from .find import type_name
+from .find import has_lora, type_name
 
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
@@ -25,7 +25,7 @@ def check_config(cfg, phases=('train', 'val')) -> None:
     Args:
         cfg (mmengine.Config): The complete config, after command-line overrides.
         phases: Whose dataloader and evaluator to check, of 'train', 'val', 'test'. Pre-trained
-            weights count for 'train' only: nothing else initialises the model.
+            weights count for 'train' only, since nothing else initialises the model, and with LoRA always.
 
     Raises:
         ConfigError: Lists everything that is wrong: the config key, what it says, where that was
@@ -62,7 +62,7 @@ def _named_files(cfg, phases):
                 yield f'{phase}_evaluator.ann_file', path, path, _check_annotation
     if _is_local(cfg.get('load_from')):
         yield 'load_from', cfg.load_from, cfg.load_from, _check_checkpoint
-    if 'train' in phases:
+    if 'train' in phases or has_lora(cfg.get('model') or {}):  # LoRAModel loads when it constructs
         yield from _weight_files(cfg.get('model'), 'model')
 
 

@@ -1,0 +1,13 @@
+# LoRA: as its full fine-tuning twin, but of the backbone low-rank updates of queries, keys and values alone are trained.
+_base_ = 'mask_rcnn_swin_t_full_coco.py'
+
+# Numbers of _base_/methods/lora.py.
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmpretrain.LoRAModel',
+        alpha=16,
+        rank=16,
+        drop_rate=0.1,
+        targets=[dict(type='qkv')],
+        module=dict(_base_.model.backbone, type='mmdet.SwinTransformer')))
