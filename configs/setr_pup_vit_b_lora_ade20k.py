@@ -1,4 +1,4 @@
-# LoRA: as its full fine-tuning twin, but of the backbone low-rank updates of queries, keys and values alone are trained.
+# LoRA: as its full fine-tuning twin, but of the backbone only low-rank updates of queries, keys and values are trained.
 _base_ = 'setr_pup_vit_b_full_ade20k.py'
 
 # Numbers of _base_/methods/lora.py.

@@ -33,6 +33,12 @@ def call(monkeypatch):
     return call
 
 
+@pytest.fixture
+def unformatted(monkeypatch):
+    """Formatting the configs that Runners write takes most of the time otherwise."""
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+
+
 def _forget():
     DefaultScope._instance_dict.clear()
     for kind in (Visualizer, *Visualizer.__subclasses__()):

@@ -29,8 +29,13 @@ def build(cfg):
         return MODELS.build(cfg.model)
 
 
+def upstream_of(cfg):
+    """Arguments of the backbone, which LoRA has inside."""
+    return cfg.model.backbone.get('module', cfg.model.backbone)
+
+
 def small_setr(cfg):
-    cfg.model.backbone.update(arch=SMALL_VIT, out_indices=[0, 1, 2, 3], img_size=64, init_cfg=None)
+    upstream_of(cfg).update(arch=SMALL_VIT, out_indices=[0, 1, 2, 3], img_size=64, init_cfg=None)
     if 'neck' in cfg.model:
         cfg.model.neck.in_channels = [24] * 4
     else:
@@ -49,7 +54,7 @@ def small_setr(cfg):
 
 
 def small_mask_rcnn(cfg):
-    cfg.model.backbone.update(embed_dims=12, depths=[2, 1, 1, 1], init_cfg=None, convert_weights=False)
+    upstream_of(cfg).update(embed_dims=12, depths=[2, 1, 1, 1], init_cfg=None, convert_weights=False)
     cfg.model.neck.update(in_channels=[12, 24, 48, 96], out_channels=16)
     cfg.model.rpn_head.update(in_channels=16, feat_channels=16)
     roi = cfg.model.roi_head

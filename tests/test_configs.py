@@ -1,4 +1,5 @@
 """The configs of VTAB-1k, FGVC and image folders: what they say, what they count, and that they train."""
+import copy
 import functools
 import json
 import math
@@ -9,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from dense_task import upstream_of
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, load_checkpoint
 from PIL import Image
 
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
@@ -23,10 +25,13 @@ from mmprovpt.datasets.vtab1k_tasks import BY_NAME
 from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
 from mmprovpt.utils.parameters import count_config, count_trainable
+from mmprovpt.utils.preflight import ConfigError, check_config
 
 ROOT = Path(__file__).parents[1]
 METHODS = ('vpt', 'provpt')
 ADAPTIVE = ('vapt', 'provapt')  # as these, with prompts of the other kind
+BASELINES = ('linear', 'full', 'lora')  # without prompts
+ALL = METHODS + ADAPTIVE + BASELINES
 # Classes and prompts per block (VPT's, which PRO-VPT takes over).
 TASKS = {
     'vtab1k': dict(
@@ -71,7 +76,7 @@ def build(cfg):
 
 def small_backbone(cfg):
     """Three narrow blocks with 16 patches, without a checkpoint."""
-    cfg.model.backbone.update(init_cfg=None, patch_size=56, arch=dict(
+    upstream_of(cfg).update(init_cfg=None, patch_size=56, arch=dict(
         embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=24))
     cfg.model.head.in_channels = 24
     return cfg
@@ -80,7 +85,12 @@ def small_backbone(cfg):
 def test_no_config_is_missing_or_unknown():
     for benchmark, tasks in TASKS.items():
         files = {path.name for path in (ROOT / 'configs' / benchmark).glob('vit_b_*.py')}
-        assert files == {f'vit_b_{method}_{task}.py' for method in METHODS + ADAPTIVE for task in tasks}
+        assert files == {f'vit_b_{method}_{task}.py' for method in ALL for task in tasks}
+    others = {'miniature_vtab/*': [f'{method}_{task}' for method in ALL for task in MINIATURE],
+              'custom/*': [f'vit_b_{method}_folder' for method in METHODS + BASELINES],
+              'vtab1k/swin_b_*': [f'swin_b_{method}_cifar' for method in METHODS + BASELINES]}
+    for pattern, names in others.items():
+        assert {path.stem for path in (ROOT / 'configs').glob(f'{pattern}.py')} == set(names)
     for benchmark, known in (('vtab1k', BY_NAME), ('fgvc', FGVC_TASKS)):
         assert {task: entry.num_classes for task, entry in known.items()} \
             == {task: classes for task, (classes, _) in TASKS[benchmark].items()}
@@ -130,19 +140,65 @@ def test_adaptive_twins(benchmark):
                 + 11 * (2**2 + 2 * 768) + 2 * 8 * 768 + POLICY * (twin == 'provapt')
 
 
+FULL = {'model.backbone.type', 'model.backbone.prompts', 'default_hooks.checkpoint.type'} | {
+    f'optim_wrapper.optimizer.{key}' for key in ('type', 'lr', 'momentum')}
+
+
+def check_baselines(name, twins=FULL):
+    """What they change: prompts, what is frozen, and how that is trained. ``name`` has a place for the method."""
+    vpt, linear, full, lora = (parse(name.format(method)) for method in ('vpt', *BASELINES))
+    assert differences(linear, vpt) == {'model.backbone.prompts.num_tokens'}
+    assert linear['model']['backbone']['prompts']['num_tokens'] == 0
+    assert differences(full, vpt) == twins
+    assert full['model']['backbone']['type'] == vpt['model']['backbone']['type'].replace('mmprovpt.Prompted', '')
+    assert 'prompts' not in full['model']['backbone'] and full['model']['backbone'].get('frozen_stages', -1) == -1
+    assert full['optim_wrapper']['optimizer'] == dict(type='AdamW', lr=0.0005 / 4, weight_decay=0.0001)
+    lora_model = dict(lora['model']['backbone'])
+    changed = {key for key in differences(lora, full) if not key.startswith('model.backbone.')}
+    assert changed == {'lora', 'optim_wrapper.optimizer.lr'} and lora['optim_wrapper']['optimizer']['lr'] == 0.005 / 4
+    assert lora_model.pop('module') == full['model']['backbone']
+    assert lora_model == dict(type='LoRAModel', alpha=16, rank=16, drop_rate=0.1, targets=[dict(type='qkv')])
+
+
+@pytest.mark.parametrize('benchmark', TASKS)
+def test_baselines(benchmark):
+    for task in TASKS[benchmark]:
+        check_baselines(f'{benchmark}/vit_b_{{}}_{task}.py')
+    # Patches, class token, positions; blocks of norms, attention and MLP; the last norm.
+    vit = 768 * (3 * 16**2 + 1) + 768 + 197 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768
+    trained = dict(linear=0, full=vit, lora=12 * 16 * (768 + 3 * 768))
+    task, (classes, _) = next(iter(TASKS[benchmark].items()))
+    for method, backbone in trained.items():
+        assert count_config(config(benchmark, method, task)) == backbone + 769 * classes
+    # 001, Tab. 1 and 2
+    head = np.mean([769 * classes for classes, _ in TASKS[benchmark].values()]) / 1e6
+    assert dict(vtab1k=(0.04, 85.8), fgvc=(0.18, 86.0))[benchmark] == (round(head, 2), round(vit / 1e6 + head, 1))
+
+
+def test_baselines_of_other_configs():
+    check_baselines('custom/vit_b_{}_folder.py')
+    check_baselines('vtab1k/swin_b_{}_cifar.py')
+    vpt, provpt = (parse(f'vtab1k/swin_b_{method}_cifar.py') for method in METHODS)
+    assert differences(vpt, provpt) == {'param_scheduler', 'custom_hooks'}
+    counts = [count_config(Config(parse(f'vtab1k/swin_b_{method}_cifar.py'))) for method in BASELINES]
+    widths = [128] * 2 + [256] * 2 + [512] * 18 + [1024] * 2
+    # mmpretrain's: norms, attention with 13² biases a head of 32, MLP; patches and their norm, merging, last norm.
+    swin = sum(12 * width**2 + 13 * width + 13**2 * width // 32 for width in widths) + 128 * (3 * 4**2 + 1 + 2) \
+        + sum(8 * width**2 + 8 * width for width in (128, 256, 512)) + 2 * 1024
+    head = 1025 * 100
+    assert counts == [head, swin + head, 16 * 4 * sum(widths) + head]
+
+
 @pytest.mark.parametrize('task', MINIATURE)
 def test_miniature_vtab(task):
     """One backbone, one budget; tasks differ in their classes, methods in prompts, relocation and schedule."""
     classes = len(MINIATURE[task].classes)
-    linear, vpt, provpt = configs = [Config(parse(f'miniature_vtab/{method}_{task}.py'))
-                                     for method in ('linear', 'vpt', 'provpt')]
-    assert differences(vpt, provpt) == {'param_scheduler', 'custom_hooks'}
-    assert differences(linear, vpt) == {
-        'model.backbone.type', 'model.backbone.prompts', 'model.backbone.frozen_stages',
-        'default_hooks.checkpoint.type'}
-    head = 385 * classes
-    assert [count_config(cfg) for cfg in configs] == [head, head + 60 * 384, head + 60 * 384 + POLICY]
-    for cfg, method in zip(configs, ('linear', 'vpt', 'provpt')):
+    configs = {method: Config(parse(f'miniature_vtab/{method}_{task}.py')) for method in ALL}
+    assert differences(configs['vpt'], configs['provpt']) == {'param_scheduler', 'custom_hooks'}
+    check_baselines(f'miniature_vtab/{{}}_{task}.py')
+    trained = dict(linear=0, vpt=60 * 384, provpt=60 * 384 + POLICY, lora=12 * 16 * 4 * 384)
+    assert {method: count_config(configs[method]) - 385 * classes for method in trained} == trained
+    for method, cfg in configs.items():
         assert cfg.train_cfg.max_epochs == 10
         dataset = cfg.test_dataloader.dataset
         assert (dataset.task, dataset.num_classes, cfg.model.head.num_classes) == (task, classes, classes)
@@ -263,6 +319,8 @@ def test_other_backbones(name, tmp_path):
         assert not differences(cfg, parse('vtab1k/swin_b_provpt_cifar.py'))
     policy = (3 * blocks * 64 + 64 + 64 * 64 + 64) * 2 + 65 * blocks + 65
     assert count_config(cfg) == 10 * sum(widths) + 100 * (width + 1) + policy
+    cfg.merge_from_dict({'custom_hooks': [], 'model.backbone.prompts.num_tokens': 0})  # linear probing
+    assert count_config(cfg) == 100 * (width + 1)
 
 
 @pytest.fixture(scope='module')
@@ -284,32 +342,103 @@ class Snapshot(Hook):
         self.weights = weights
 
     def before_train(self, runner):
-        self.weights.update({name: value.clone() for name, value in runner.model.state_dict().items()})
+        self.weights.update({name: value.clone() for name, value in tensors(runner.model).items()})
 
 
-@pytest.mark.parametrize('method', METHODS + ADAPTIVE)
-def test_trains_to_the_end(method, root, tmp_path):
-    cfg = small_backbone(config('vtab1k', method, 'kitti'))
-    assert cfg.model.head.num_classes == 4
+def tensors(model):
+    """All that a model holds; the state dict of LoRAModel leaves out what is frozen."""
+    return {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def different(model, before):
+    return {name for name, value in tensors(model).items() if not torch.equal(value, before[name])}
+
+
+def localise(cfg, root, folder):
+    """The data of ``root``, two epochs, in this process."""
     for phase in ('train', 'val', 'test'):
         cfg[f'{phase}_dataloader'].update(num_workers=0, persistent_workers=False)
         cfg[f'{phase}_dataloader'].dataset.update(data_root=str(root), task='mine', num_classes=4)
     cfg.train_cfg.max_epochs = 2
-    cfg.work_dir, cfg.experiment_name = str(tmp_path), f'configs_{method}'
+    cfg.work_dir, cfg.experiment_name = str(folder), f'configs_{folder.name}'
+    return cfg
+
+
+@pytest.mark.usefixtures('unformatted')
+@pytest.mark.parametrize('method', ALL)
+def test_trains_to_the_end(method, root, tmp_path):
+    cfg = localise(small_backbone(config('vtab1k', method, 'kitti')), root, tmp_path)
+    assert cfg.model.head.num_classes == 4
     before = {}
     runner = Runner.from_cfg(cfg)
     runner.register_hook(Snapshot(before))
     runner.train()
     assert runner.iter == 2 * 16
-    after = runner.model.state_dict()
-    assert {name for name in after if not torch.equal(after[name], before[name])} - {'backbone.prompts.block_index'} \
-        == {f'backbone.prompts.{name}' for name, _ in runner.model.backbone.prompts.named_parameters()} \
-        | {'head.fc.weight', 'head.fc.bias'}
+    model = runner.model
+    part = dict(full='backbone.', lora='.lora_', linear='head.').get(method, '.prompts.')
+    trained = {name for name, _ in model.named_parameters() if part in name} | {'head.fc.weight', 'head.fc.bias'}
+    assert different(model, before) - {'backbone.prompts.block_index'} == trained
+    assert len(trained) == dict(linear=2, full=2 + 4 + 3 * 12 + 2, lora=2 + 3 * 2).get(method, len(trained))
     log, = tmp_path.glob('*/vis_data/scalars.json')
     scores = [row for row in map(json.loads, log.read_text().splitlines()) if 'accuracy/top1' in row]
     assert len(scores) == 1 and 0 <= scores[0]['accuracy/top1'] <= 100  # at the end, and only there
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_2.pth']
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
-    assert 'backbone.prompts.tokens' in saved and 'backbone.patch_embed.projection.weight' not in saved
+    assert trained <= saved.keys()
+    assert ('backbone.patch_embed.projection.weight' in saved) == (method == 'full')
+    assert method != 'lora' or saved.keys() == trained
     periods = [path.read_text().splitlines() for path in tmp_path.glob('*/relocations.jsonl')]
     assert [len(rows) for rows in periods] == ([2] if method.startswith('pro') else [])
+
+
+@pytest.mark.usefixtures('unformatted')
+@pytest.mark.parametrize('method', BASELINES)
+def test_checkpoints_of_baselines(method, root, tmp_path, call):
+    """Published weights are used; a run that was cut goes on; fresh models compute what the trained one did."""
+    cfg = localise(small_backbone(config('vtab1k', method, 'kitti')), root, tmp_path / method)
+    published = build(small_backbone(config('vtab1k', 'full', 'kitti'))).state_dict()
+    published = {name: torch.randn_like(value) * 0.1 for name, value in published.items() if 'backbone' in name}
+    torch.save(dict(state_dict=published), tmp_path / 'published.pth')
+    upstream_of(cfg).init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'published.pth'), prefix='backbone.')
+    if method == 'lora':
+        cfg.model.backbone.drop_rate = 0.  # so that the second epoch is the same again
+    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=2)
+    before = {}
+    runner = Runner.from_cfg(copy.deepcopy(cfg))
+    runner.register_hook(Snapshot(before))
+    runner.train()
+    start = {name.replace('backbone.module', 'backbone').replace('original_layer.', ''): value
+             for name, value in before.items()}
+    assert all(torch.equal(start[name], value) for name, value in published.items())
+    final = tensors(runner.model)
+
+    cfg.update(resume=True, load_from=str(tmp_path / method / 'epoch_1.pth'), work_dir=str(tmp_path / 'resumed'))
+    cfg.experiment_name = f'configs_{method}_resumed'
+    again = Runner.from_cfg(copy.deepcopy(cfg))
+    again.train()
+    assert again.iter == 32 and different(again.model, before)
+    for name, value in tensors(again.model).items():
+        torch.testing.assert_close(value, final[name])
+
+    cfg.dump(str(tmp_path / 'config.py'))
+    call('test', tmp_path / 'config.py', tmp_path / method / 'epoch_2.pth', '--work-dir', tmp_path / 'test',
+         '--cfg-options', 'experiment_name=test', 'resume=False')
+    path, = (tmp_path / 'test').glob('*/*.json')
+    log, = (tmp_path / method).glob('*/vis_data/scalars.json')
+    scores = [json.loads(row).get('accuracy/top1') for row in log.read_text().splitlines()]
+    assert json.loads(path.read_text())['accuracy/top1'] == scores[-1]
+
+    fresh = build(cfg).eval()
+    load_checkpoint(fresh, str(tmp_path / method / 'epoch_2.pth'), strict=True)
+    with torch.no_grad():
+        images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        ours, theirs = (model(images, mode='tensor') for model in (fresh, runner.model.eval()))
+    assert torch.equal(ours, theirs) and ours.shape == (2, 4) and ours.std() > 0
+
+
+def test_missing_weights_of_lora(root, tmp_path):
+    """They are read at whatever the model is built for, but not to count."""
+    cfg = localise(config('vtab1k', 'lora', 'kitti'), root, tmp_path)
+    with pytest.raises(ConfigError, match='model.backbone.module.init_cfg.checkpoint = .*: no such file'):
+        check_config(cfg, ('test', ))
+    check_config(localise(config('vtab1k', 'full', 'kitti'), root, tmp_path), ('test', ))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from test_configs import differences
 
 from mmprovpt.datasets import build_miniature, miniature
 from mmprovpt.utils.preflight import check_config
@@ -29,8 +30,14 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_twins_differ_in_prompts_alone(name):
-    provpt, vpt, frozen = (Config.fromfile(DEMO / f'{name}_{method}_digits.py').to_dict()
-                           for method in ('provpt', 'vpt', 'frozen'))
+    provpt, vpt, frozen, full = (Config.fromfile(DEMO / f'{name}_{method}_digits.py').to_dict()
+                                 for method in ('provpt', 'vpt', 'frozen', 'full'))
+    changed = {'model.backbone.type', 'model.backbone.prompts'}
+    if name == 'swin_mini':
+        changed |= {'default_hooks.checkpoint.type', *(f'optim_wrapper.optimizer.{key}'
+                                                       for key in ('type', 'lr', 'momentum'))}
+    assert differences(full, vpt) == changed and 'prompts' not in full['model']['backbone']
+    assert f'mmprovpt.Prompted{full["model"]["backbone"]["type"]}' == vpt['model']['backbone']['type']
     assert [hook['type'] for hook in provpt.pop('custom_hooks')] == ['mmprovpt.PromptRelocationHook']
     assert vpt.pop('custom_hooks') == frozen.pop('custom_hooks') == []
     assert [cfg['model']['backbone']['prompts'].pop('num_tokens') for cfg in (provpt, vpt, frozen)] == [10, 10, 0]

@@ -24,15 +24,15 @@ PAIRS.update({f'mask_rcnn_swin_t_{{}}{kind}_coco': (3000, 36 * 7330) if '3x' in 
               for kind in MASK_RCNN})
 
 
-# Those that exist with prompts that depend on the input, too, and the widths of their blocks.
+# Those that exist with prompts that depend on the input and with LoRA, too, and the widths of their blocks.
 ADAPTIVE = {'setr_pup_vit_b_{}_ade20k': [768] * 12,
             'mask_rcnn_swin_t_{}_coco': [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2}
 
 
 def test_no_config_is_missing_or_unknown():
     assert {path.stem for path in (ROOT / 'configs').glob('*.py')} \
-        == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt')} \
-        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt')}
+        == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt', 'frozen', 'full')} \
+        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt', 'lora')}
 
 
 @pytest.mark.parametrize('pair', ADAPTIVE)
@@ -58,6 +58,23 @@ def test_twins_differ_in_relocation_only(pair):
     assert iterations == schedule.get('max_iters', schedule.get('max_epochs', 0) * 7330)
     assert 87 <= iterations / interval <= 100  # the paper's runs have 100 periods
     assert provpt['model']['backbone']['prompts'] == dict(type='StaticPrompts', num_tokens=10, dropout=0.1)
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_baselines(pair):
+    vpt, frozen, full = (parse(pair.format(method)) for method in ('vpt', 'frozen', 'full'))
+    assert differences(vpt, frozen) == {'model.backbone.prompts.num_tokens'}
+    assert frozen['model']['backbone']['prompts']['num_tokens'] == 0
+    assert differences(vpt, full) == {'model.backbone.type', 'model.backbone.prompts'}
+    backbone = full['model']['backbone']
+    assert 'prompts' not in backbone and backbone.get('frozen_stages', -1) == -1
+    assert f'mmprovpt.Prompted{backbone["type"]}' == vpt['model']['backbone']['type']
+    if pair in ADAPTIVE:
+        lora = parse(pair.format('lora'))
+        assert all(key.startswith('model.backbone.') for key in differences(full, lora))
+        assert differences(lora['model']['backbone']['module'], backbone) <= {'type'}  # a scope before it
+        assert {key: value for key, value in lora['model']['backbone'].items() if key not in ('type', 'module')} \
+            == dict(alpha=16, rank=16, drop_rate=0.1, targets=[dict(type='qkv')])
 
 
 @pytest.mark.parametrize('head', ['pup', 'naive', 'mla'])
@@ -156,6 +173,13 @@ def test_parameters_of_setr(head, size, width, blocks):
     assert blocks != 12 or policy == POLICY
     assert count_config(config(f'setr_{head}_vit_{size}_vpt_ade20k')) == expected
     assert count_config(config(f'setr_{head}_vit_{size}_provpt_ade20k')) == expected + policy
+    heads = setr_heads(head, width)
+    assert count_config(config(f'setr_{head}_vit_{size}_frozen_ade20k')) == heads
+    # Patches, class token and positions of 512 px; blocks of norms, attention and MLP.
+    backbone = width * (3 * 16**2 + 1) + width + (32**2 + 1) * width + blocks * (12 * width**2 + 13 * width)
+    assert count_config(config(f'setr_{head}_vit_{size}_full_ade20k')) == heads + backbone
+    if (head, size) == ('pup', 'b'):
+        assert count_config(config('setr_pup_vit_b_lora_ade20k')) == heads + blocks * 16 * 4 * width
 
 
 def test_parameters_of_mask_rcnn():
@@ -169,6 +193,12 @@ def test_parameters_of_mask_rcnn():
     for kind in MASK_RCNN:
         assert count_config(config(f'mask_rcnn_swin_t_vpt{kind}_coco')) == expected
         assert count_config(config(f'mask_rcnn_swin_t_provpt{kind}_coco')) == expected + POLICY
+    heads = expected - 10 * sum(widths)
+    # Blocks of norms, attention with 13² biases a head of 32, and MLP; patches and their norm; merging; output norms.
+    swin = sum(12 * width**2 + 13 * width + 13**2 * width // 32 for width in widths) + 96 * (3 * 4**2 + 1 + 2) \
+        + sum(8 * width**2 + 8 * width for width in (96, 192, 384)) + 2 * (96 + 192 + 384 + 768)
+    assert [count_config(config(f'mask_rcnn_swin_t_{method}_coco')) for method in ('frozen', 'full', 'lora')] \
+        == [heads, heads + swin, heads + 16 * 4 * sum(widths)]
 
 
 @torch.no_grad()

@@ -13,21 +13,19 @@ from dense_task import (
     pixels,
     small_mask_rcnn,
     small_setr,
+    upstream_of,
     write_ade20k,
     write_coco,
 )
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
-from test_configs import Snapshot
+from test_configs import Snapshot, different, tensors
 
 from mmprovpt.utils.preflight import ConfigError
 
 
-@pytest.fixture(autouse=True)
-def unformatted(monkeypatch):
-    """Formatting the configs that Runners write takes most of the time otherwise."""
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+pytestmark = pytest.mark.usefixtures('unformatted')
 
 
 @pytest.fixture(scope='module')
@@ -40,11 +38,6 @@ def coco(tmp_path_factory):
     return write_coco(tmp_path_factory.mktemp('coco'))
 
 
-def changed(runner, before):
-    after = runner.model.state_dict()
-    return {name for name in after if not torch.equal(after[name], before[name])}
-
-
 def train(cfg):
     before = {}
     runner = Runner.from_cfg(cfg)
@@ -53,10 +46,10 @@ def train(cfg):
     assert runner.iter == 2
     names = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
     assert [name for name in names if name.startswith('backbone.')] == ['backbone.prompts.tokens']
-    different = changed(runner, before)
+    moved = different(runner.model, before)
     # What stands still: labels and boxes that no image here has; statistics and the index are no parameters.
-    assert 'backbone.prompts.tokens' in different
-    assert {name for name in different if name.startswith('backbone.')} \
+    assert 'backbone.prompts.tokens' in moved
+    assert {name for name in moved if name.startswith('backbone.')} \
         <= {'backbone.prompts.tokens', 'backbone.prompts.block_index'}
     folder = Path(cfg.work_dir)
     log, = folder.glob('*/relocations.jsonl')
@@ -67,7 +60,7 @@ def train(cfg):
     scores = {}
     for row in scalars.read_text().splitlines():
         scores.update(json.loads(row))
-    return names & different, names - different, scores
+    return names & moved, names - moved, scores
 
 
 def test_setr_trains_and_is_tested_at_one_scale_and_many(ade20k, tmp_path, call):
@@ -194,6 +187,44 @@ def test_segmentation_of_small_and_empty_images(head):
         with torch.no_grad():
             result, = model.predict(batch['inputs'], batch['data_samples'])
         assert result.pred_sem_seg.data.shape == (1, *size) and torch.isfinite(result.seg_logits.data).all()
+
+
+@pytest.mark.parametrize('method', ['frozen', 'full', 'lora'])
+@pytest.mark.parametrize('task', ['setr_pup_vit_b_{}_ade20k', 'mask_rcnn_swin_t_{}_coco'])
+def test_baselines(task, method, tmp_path):
+    """Two steps change what the method says; what is frozen stays that of the file, and need not be saved."""
+    small = small_setr if 'setr' in task else small_mask_rcnn
+    published = build(small(config(task.format('full')))).backbone
+    published = {f'backbone.{name}': torch.randn_like(value) * 0.1 if value.is_floating_point() else value
+                 for name, value in published.state_dict().items()}
+    torch.save(dict(state_dict=published), tmp_path / 'published.pth')
+    cfg = small(config(task.format(method)))
+    upstream_of(cfg).update(
+        drop_path_rate=0., init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'published.pth'),
+                                         **({'prefix': 'backbone.'} if 'setr' in task else {})))
+    model = build(cfg)
+    model.init_weights()
+    before = {name: value.clone() for name, value in tensors(model).items()}
+    start = {name.replace('backbone.module', 'backbone').replace('original_layer.', ''): value
+             for name, value in before.items()}
+    assert all(torch.equal(start[name], value) for name, value in published.items())
+    batch = segmentation_batch(model, [(64, 64), (64, 64)], 3) if 'setr' in task \
+        else detection_batch(model, [(64, 80)] * 2, ((0, 0, 20, 30), ))
+    optimizer = torch.optim.SGD([value for value in model.train().parameters() if value.requires_grad], 0.001)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(model, batch)
+        optimizer.step()
+    moved = different(model, before)
+    assert any('head' in name for name in moved)
+    assert {name for name in moved if name.startswith('backbone.')} == {
+        f'backbone.{name}' for name, _ in model.backbone.named_parameters() if method == 'full' or '.lora_' in name}
+    if method == 'lora':
+        saved = model.state_dict()
+        assert {name for name in saved if name.startswith('backbone.')} <= moved
+        fresh = build(cfg)
+        fresh.load_state_dict(saved)
+        assert not different(fresh, tensors(model))
 
 
 DETECTION = [

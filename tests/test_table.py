@@ -119,6 +119,16 @@ def test_miniature_and_distributions(tmp_path):
         table.distributions([str(tmp_path / 'Linear_count')], 'md')
 
 
+def test_rows_of_the_paper_are_those_that_it_has(tmp_path):
+    for method in ('LoRA', 'Full', 'VAPT'):
+        write(tmp_path / 'vtab', 'cifar', [80.], method=method, seeds=1)
+        write(tmp_path / 'fgvc', 'cub', [80.], method=method, seeds=1)
+    assert [(row['method'], row['cifar']) for row in read([tmp_path / 'vtab'])] == [
+        ('Full', '80.0'), ('Full', '73.2'), ('LoRA', '80.0'), ('LoRA', '83.0'), ('VAPT', '80.0')]
+    assert [(row['method'], row['cub']) for row in read([tmp_path / 'fgvc'])] == [
+        ('Full', '80.0'), ('Full', '88.0'), ('LoRA', '80.0'), ('VAPT', '80.0')]  # no LoRA there
+
+
 def test_formats(tmp_path):
     write(tmp_path, 'cifar', [84., 85.], seeds=2)
     markdown = table.table([str(tmp_path)], 'md', None).splitlines()

@@ -141,12 +141,19 @@ def test_without_a_grid(task, tmp_path):
         own_rates(task)
 
 
-@pytest.mark.parametrize('hooks, prompts, method', [
-    (True, 'StaticPrompts', 'PRO-VPT'), (False, 'StaticPrompts', 'VPT-Deep'), (False, None, 'Linear'),
-    (True, 'AdaptivePrompts', 'PRO-VAPT'), (False, 'mmprovpt.AdaptivePrompts', 'VAPT')])
-def test_method(task, tmp_path, hooks, prompts, method):
+@pytest.mark.parametrize('hooks, backbone, method', [
+    (True, dict(prompts=dict(type='StaticPrompts')), 'PRO-VPT'),
+    (False, dict(prompts=dict(type='StaticPrompts', num_tokens=[0, 3])), 'VPT-Deep'),
+    (True, dict(prompts=dict(type='AdaptivePrompts')), 'PRO-VAPT'),
+    (False, dict(prompts=dict(type='mmprovpt.AdaptivePrompts', num_tokens=3)), 'VAPT'),
+    (False, dict(prompts=dict(type='StaticPrompts', num_tokens=0)), 'Linear'),
+    (False, dict(prompts=dict(type='StaticPrompts', num_tokens=[0, 0])), 'Linear'),
+    (True, dict(prompts=dict(type='StaticPrompts', num_tokens=0, num_spare=3)), 'PRO-VPT'),
+    (False, dict(type='VisionTransformer'), 'Full'),
+    (False, dict(type='mmpretrain.LoRAModel', module=dict(type='VisionTransformer')), 'LoRA')])
+def test_method(task, tmp_path, hooks, backbone, method):
     task.custom_hooks = task.custom_hooks if hooks else []
-    task.model.backbone = dict(prompts=dict(type=prompts)) if prompts else dict(type='VisionTransformer')
+    task.model.backbone = backbone
     search, final = search_trials(task, tmp_path, [1], [0]), final_trials(task, tmp_path, 1, 0, 1)
     finish(search[0], 1.)
     assert summarise(task, 'task', 'accuracy/top1', search, final)['method'] == method
