@@ -28,7 +28,7 @@ BENCHMARKS: Dict[str, Dict[str, List[str]]] = {
     'miniature VTAB': {group: [name for name, task in MINIATURE.items() if task.group == group]
                        for group in ('Natural', 'Structured')},
 }
-METHODS = ('Full', 'Linear', 'LoRA', 'VPT-Deep', 'PRO-VPT', 'VAPT', 'PRO-VAPT')  # their order
+METHODS = ('Full', 'Linear', 'LoRA', 'VPT-Shallow', 'VPT-Deep', 'PRO-VPT', 'VAPT', 'PRO-VAPT')  # their order
 PAPER = Path(__file__).with_name('paper_results.json')
 MISSING = '-'
 

@@ -21,6 +21,9 @@ SPLITS = {
     'FGVC': dict(search=('train', 'val'), final=('trainval', 'test')),
 }
 EVALUATION = dict(search='val', final='test')
+# Type of prompts → the method's name, without relocation and with.
+_NAMES = dict(StaticPrompts=('VPT-Deep', 'PRO-VPT'), AdaptivePrompts=('VAPT', 'PRO-VAPT'),
+              ShallowPrompts=('VPT-Shallow', None))
 
 
 class Trial(NamedTuple):
@@ -224,6 +227,5 @@ def method_of(task: Config) -> str:
         return 'LoRA' if has_lora(task.model) else 'Full'
     if not moves and not np.any(prompts.get('num_tokens', 1)):
         return 'Linear'
-    adaptive = type_name(prompts) == 'AdaptivePrompts'
-    return {(False, False): 'VPT-Deep', (False, True): 'PRO-VPT', (True, False): 'VAPT', (True, True): 'PRO-VAPT'}[
-        adaptive, moves]
+    static, moving = _NAMES[type_name(prompts)]
+    return moving if moves else static

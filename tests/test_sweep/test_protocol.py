@@ -146,6 +146,7 @@ def test_without_a_grid(task, tmp_path):
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=[0, 3])), 'VPT-Deep'),
     (True, dict(prompts=dict(type='AdaptivePrompts')), 'PRO-VAPT'),
     (False, dict(prompts=dict(type='mmprovpt.AdaptivePrompts', num_tokens=3)), 'VAPT'),
+    (False, dict(prompts=dict(type='ShallowPrompts', num_tokens=3)), 'VPT-Shallow'),
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=0)), 'Linear'),
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=[0, 0])), 'Linear'),
     (True, dict(prompts=dict(type='StaticPrompts', num_tokens=0, num_spare=3)), 'PRO-VPT'),
