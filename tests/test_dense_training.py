@@ -24,7 +24,6 @@ from test_configs import Snapshot, different, tensors
 
 from mmprovpt.utils.preflight import ConfigError
 
-
 pytestmark = pytest.mark.usefixtures('unformatted')
 
 
