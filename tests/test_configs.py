@@ -29,9 +29,9 @@ from mmprovpt.utils.preflight import ConfigError, check_config
 
 ROOT = Path(__file__).parents[1]
 METHODS = ('vpt', 'provpt')
-ADAPTIVE = ('vapt', 'provapt')  # as these, with prompts of the other kind
+OTHER_KINDS = dict(vapt='vpt', provapt='provpt', vpt_shallow='vpt')  # as these, with prompts of another kind
 BASELINES = ('linear', 'full', 'lora')  # without prompts
-ALL = METHODS + ADAPTIVE + BASELINES
+ALL = METHODS + tuple(OTHER_KINDS) + BASELINES
 # Classes and prompts per block (VPT's, which PRO-VPT takes over).
 TASKS = {
     'vtab1k': dict(
@@ -129,15 +129,15 @@ def test_parameters_are_the_papers(benchmark, vpt, provpt):
 
 
 @pytest.mark.parametrize('benchmark', TASKS)
-def test_adaptive_twins(benchmark):
-    """They differ in the kind of prompts. 13² positions and a bias; a norm and a kernel of 11 blocks; a projector."""
+def test_twins_with_other_prompts(benchmark):
+    """VAPT has 13² positions and a bias; a norm and a kernel of 11 blocks; a projector. VPT-Shallow has one block's."""
     for task, (classes, prompts) in TASKS[benchmark].items():
-        for method, twin in zip(METHODS, ADAPTIVE):
+        expected = 769 * classes + prompts * (768 + 11 * (13**2 + 1)) + 11 * (2**2 + 2 * 768) + 2 * 8 * 768
+        expected = dict(vapt=expected, provapt=expected + POLICY, vpt_shallow=769 * classes + prompts * 768)
+        for twin, method in OTHER_KINDS.items():
             cfg = config(benchmark, twin, task)
             assert differences(cfg, config(benchmark, method, task)) == {'model.backbone.prompts.type'}
-            assert cfg.model.backbone.prompts.type == 'AdaptivePrompts'
-            assert count_config(cfg) == 769 * classes + prompts * (768 + 11 * (13**2 + 1)) \
-                + 11 * (2**2 + 2 * 768) + 2 * 8 * 768 + POLICY * (twin == 'provapt')
+            assert count_config(cfg) == expected[twin]
 
 
 FULL = {'model.backbone.type', 'model.backbone.prompts', 'default_hooks.checkpoint.type'} | {
@@ -196,7 +196,13 @@ def test_miniature_vtab(task):
     configs = {method: Config(parse(f'miniature_vtab/{method}_{task}.py')) for method in ALL}
     assert differences(configs['vpt'], configs['provpt']) == {'param_scheduler', 'custom_hooks'}
     check_baselines(f'miniature_vtab/{{}}_{task}.py')
-    trained = dict(linear=0, vpt=60 * 384, provpt=60 * 384 + POLICY, lora=12 * 16 * 4 * 384)
+    for twin, method in OTHER_KINDS.items():
+        changed = {'grid_size', 'type'} if 'vapt' in twin else {'type'}
+        assert differences(configs[twin], configs[method]) - {'optim_wrapper.optimizer.lr'} \
+            == {f'model.backbone.prompts.{key}' for key in changed}
+    vapt = 5 * (384 + 11 * (2**2 + 1)) + 11 * (2**2 + 2 * 384) + 2 * 8 * 384
+    trained = dict(linear=0, vpt=60 * 384, provpt=60 * 384 + POLICY, lora=12 * 16 * 4 * 384, vapt=vapt,
+                   provapt=vapt + POLICY, vpt_shallow=5 * 384)
     assert {method: count_config(configs[method]) - 385 * classes for method in trained} == trained
     for method, cfg in configs.items():
         assert cfg.train_cfg.max_epochs == 10

@@ -24,7 +24,7 @@ PAIRS.update({f'mask_rcnn_swin_t_{{}}{kind}_coco': (3000, 36 * 7330) if '3x' in 
               for kind in MASK_RCNN})
 
 
-# Those that exist with prompts that depend on the input and with LoRA, too, and the widths of their blocks.
+# Those that exist with the other kinds of prompts and with LoRA, too, and the widths of their blocks.
 ADAPTIVE = {'setr_pup_vit_b_{}_ade20k': [768] * 12,
             'mask_rcnn_swin_t_{}_coco': [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2}
 
@@ -32,14 +32,16 @@ ADAPTIVE = {'setr_pup_vit_b_{}_ade20k': [768] * 12,
 def test_no_config_is_missing_or_unknown():
     assert {path.stem for path in (ROOT / 'configs').glob('*.py')} \
         == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt', 'frozen', 'full')} \
-        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt', 'lora')}
+        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt', 'vpt_shallow', 'lora')}
 
 
 @pytest.mark.parametrize('pair', ADAPTIVE)
-def test_adaptive_twins(pair):
+def test_twins_with_other_prompts(pair):
     widths = ADAPTIVE[pair]
-    for method, twin in dict(vpt='vapt', provpt='provapt').items():
+    for twin, method in dict(vapt='vpt', provapt='provpt', vpt_shallow='vpt').items():
         assert differences(parse(pair.format(method)), parse(pair.format(twin))) == {'model.backbone.prompts.type'}
+    deep, shallow = (count_config(config(pair.format(method))) for method in ('vpt', 'vpt_shallow'))
+    assert deep - shallow == 10 * sum(widths[1:])
     # Less: prompts as long as blocks are wide. More: rows, kernels and norms of 11 blocks, a projector for each width.
     more = 10 * 11 * (13**2 + 1) + sum(2**2 + 2 * width for width in widths[1:]) + 2 * 8 * sum(set(widths))
     assert count_config(config(pair.format('vapt'))) - count_config(config(pair.format('vpt'))) \

@@ -44,26 +44,29 @@ def train(cfg):
     runner.train()
     assert runner.iter == 2
     names = {name for name, parameter in runner.model.named_parameters() if parameter.requires_grad}
-    assert [name for name in names if name.startswith('backbone.')] == ['backbone.prompts.tokens']
+    pool = runner.model.backbone.prompts
+    prompts = {f'backbone.prompts.{name}' for name, _ in pool.named_parameters()}
+    assert {name for name in names if name.startswith('backbone.')} == prompts
     moved = different(runner.model, before)
     # What stands still: labels and boxes that no image here has; statistics and the index are no parameters.
     assert 'backbone.prompts.tokens' in moved
     assert {name for name in moved if name.startswith('backbone.')} \
-        <= {'backbone.prompts.tokens', 'backbone.prompts.block_index'}
+        <= prompts | {'backbone.prompts.block_index'}
     folder = Path(cfg.work_dir)
     log, = folder.glob('*/relocations.jsonl')
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(rows) == 2 and rows[0]['prompt'] is not None
-    assert all(sum(row['distribution']) == len(runner.model.backbone.prompts.tokens) for row in rows)
+    assert len(rows) == 2 and (rows[0]['prompt'] is not None or pool.depends_on_input(1))  # rows of 0 are not idle yet
+    assert all(sum(row['distribution']) == len(pool.tokens) for row in rows)
     scalars, = folder.glob('*/vis_data/scalars.json')
     scores = {}
     for row in scalars.read_text().splitlines():
         scores.update(json.loads(row))
-    return names & moved, names - moved, scores
+    return names & moved, names - moved - prompts, scores
 
 
-def test_setr_trains_and_is_tested_at_one_scale_and_many(ade20k, tmp_path, call):
-    cfg = localise(small_setr(config('setr_pup_vit_b_provpt_ade20k')), ade20k, tmp_path)
+@pytest.mark.parametrize('method', ['provpt', 'provapt'])
+def test_setr_trains_and_is_tested_at_one_scale_and_many(ade20k, tmp_path, call, method):
+    cfg = localise(small_setr(config(f'setr_pup_vit_b_{method}_ade20k')), ade20k, tmp_path)
     moved, still, scores = train(cfg)
     heads = {name.split('.')[0] for name in moved}
     assert heads == {'backbone', 'decode_head', 'auxiliary_head'} and not still
@@ -100,8 +103,9 @@ def test_multi_scale_is_ratios_of_single_scale_and_flip(ade20k):
     torch.testing.assert_close(many['inputs'][5], many['inputs'][4].flip(-1))
 
 
-def test_mask_rcnn_trains_with_images_without_objects(coco, tmp_path):
-    cfg = localise(small_mask_rcnn(config('mask_rcnn_swin_t_provpt_coco')), coco, tmp_path)
+@pytest.mark.parametrize('method', ['provpt', 'provapt'])
+def test_mask_rcnn_trains_with_images_without_objects(coco, tmp_path, method):
+    cfg = localise(small_mask_rcnn(config(f'mask_rcnn_swin_t_{method}_coco')), coco, tmp_path)
     moved, still, scores = train(cfg)
     assert {'.'.join(name.split('.')[:2]) for name in moved} >= {
         'backbone.prompts', 'neck.lateral_convs', 'neck.fpn_convs', 'rpn_head.rpn_conv', 'roi_head.bbox_head'}
