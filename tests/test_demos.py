@@ -54,6 +54,12 @@ def test_classes_of_the_segmentation_demo():
     assert {head.num_classes for head in heads} == {len(miniature.LABELS)}
 
 
+def test_segmentation_demo_refuses_augmented_tests(call):
+    with pytest.raises(SystemExit) as stop:
+        call('test', DEMO / 'setr_pup_vit_mini_provpt_digits.py', 'a.pth', '--tta')
+    assert '--tta needs tta_model and tta_pipeline in the config' in stop.value.code
+
+
 class Snapshot(Hook):
     """Keep the weights that training starts from."""
 

@@ -49,7 +49,7 @@ def visualize(cfg, show, show_dir, wait_time):
 
 
 def augment_tests(cfg):
-    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    missing = [key for key in ('tta_model', 'tta_pipeline') if cfg.get(key) is None]
     if missing:
         raise ConfigError(f'--tta needs {" and ".join(missing)} in the config')
     if 'Det' in cfg.tta_model.type and (cfg.model.get('roi_head') or {}).get('mask_head'):

@@ -303,7 +303,8 @@ def test_shipped_checkpoints_fit_upstreams_backbones(name, library):
     init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
     if name == 'vit':
         arch = dict(embed_dims=128, num_layers=6, num_heads=4, feedforward_channels=512)
-        backbone = models.VisionTransformer(arch, (128, 160), 8, final_norm=False, init_cfg=init_cfg)
+        backbone = models.VisionTransformer(arch, (128, 160), 8, final_norm=False, init_cfg=init_cfg,
+                                            patch_cfg=dict(kernel_size=24, padding=8))
     elif library == 'mmpretrain':
         arch = dict(embed_dims=24, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
         backbone = models.SwinTransformer(arch, out_indices=(0, 1, 2, 3), init_cfg=init_cfg)
