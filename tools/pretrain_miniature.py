@@ -71,9 +71,8 @@ def build_vit():
     arch = dict(embed_dims=WIDTH, num_layers=6, num_heads=4, feedforward_channels=512)
     backbone = VisionTransformer(arch, img_size=(128, 160), patch_size=8, out_indices=(2, 3, 4, 5), out_type='featmap',
                                  final_norm=False, patch_cfg=dict(kernel_size=24, padding=8))
-    # Attention that starts out uniform takes long to find out what belongs together. With positions as waves and keys
-    # equal to queries it starts with patches that are near and alike. MMPretrain's positions go down the columns first,
-    # hence the sides in this order.
+    # With positions as waves and keys equal to queries, attention starts with patches that are near and alike, instead
+    # of uniform. MMPretrain's positions go down the columns first, hence the sides in this order.
     backbone.pos_embed.data = build_2d_sincos_position_embedding((20, 16), WIDTH, temperature=20, cls_token=True)
     for layer in backbone.layers:
         weight, bias = layer.attn.qkv.weight.data, layer.attn.qkv.bias.data
