@@ -2,7 +2,7 @@
 # and a smaller ViT. The data: tools/dataset_converters/miniature_coco.py; the checkpoint: tools/pretrain_miniature.py.
 _base_ = '../setr_pup_vit_b_provpt_ade20k.py'
 
-# Small ViT, 1.3 M parameters. Its patches are half as wide, so the head doubles once less.
+# Small ViT, 1.5 M parameters. Its patches are half as wide, so the head doubles once less.
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], size=(128, 160))
 model = dict(
     data_preprocessor=data_preprocessor,
