@@ -50,7 +50,8 @@ def test_classes_of_the_segmentation_demo():
         metainfo = cfg[f'{phase}_dataloader'].dataset.metainfo
         assert tuple(metainfo.classes) == miniature.LABELS
         assert len({tuple(colour) for colour in metainfo.palette}) == len(miniature.LABELS)
-    assert cfg.model.decode_head.num_classes == len(cfg.model.decode_head.loss_decode.class_weight) == len(miniature.LABELS)
+    head = cfg.model.decode_head
+    assert head.num_classes == len(head.loss_decode.class_weight) == len(miniature.LABELS)
 
 
 def test_segmentation_demo_refuses_augmented_tests(call):

@@ -55,7 +55,8 @@ train_dataloader = dict(
 val_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-tta_model = tta_pipeline = None  # mirrored digits are not digits, and positions learned for one size do not stretch well
+# Mirrored digits are not digits, and positions learned for one size do not stretch well.
+tta_model = tta_pipeline = None
 
 # Schedule: 10 epochs of 16 iterations. The head starts from noise, hence AdamW.
 randomness = dict(seed=0)  # the same figures each time on one machine
