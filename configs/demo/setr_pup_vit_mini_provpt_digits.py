@@ -58,9 +58,9 @@ test_dataloader = val_dataloader
 # Mirrored digits are not digits, and positions learned for one size do not stretch well.
 tta_model = tta_pipeline = None
 
-# Schedule: 10 epochs of 16 iterations. The head starts from noise, hence AdamW.
+# Schedule: 25 epochs of 16 iterations. The head starts from noise, hence AdamW.
 randomness = dict(seed=0)  # the same figures each time on one machine
-max_iters = 160
+max_iters = 400
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.001, weight_decay=0.01),
@@ -73,4 +73,4 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=16),
     checkpoint=dict(interval=max_iters))
-custom_hooks = [dict(_base_.custom_hooks[0], interval=16)]
+custom_hooks = [dict(_base_.custom_hooks[0], interval=32)]
