@@ -2,3 +2,5 @@
 _base_ = 'setr_pup_vit_b_provpt_ade20k.py'
 
 model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))
+# The paper's criterion compares rows of unlike kinds with one another (docs/vapt.md).
+custom_hooks = [dict(_base_.custom_hooks[0], pruner=dict(type='IdlenessPruner', criterion='gate_fisher'))]

@@ -128,6 +128,15 @@ def test_parameters_are_the_papers(benchmark, vpt, provpt):
     assert [round(float(np.mean(counts[method])) / 1e6, 3) for method in METHODS] == [vpt, provpt]
 
 
+def gated(cfg):
+    """The key by which PRO-VAPT differs from PRO-VPT, having another criterion; empty for others."""
+    if cfg.model.backbone.prompts.type != 'AdaptivePrompts' or not cfg.get('custom_hooks'):
+        return set()
+    hook, = cfg.custom_hooks
+    assert hook.pruner == dict(type='IdlenessPruner', criterion='gate_fisher') and hook.interval == 1 and hook.by_epoch
+    return {'custom_hooks'}
+
+
 @pytest.mark.parametrize('benchmark', TASKS)
 def test_twins_with_other_prompts(benchmark):
     """VAPT has 13² positions and a bias; a norm and a kernel of 11 blocks; a projector. VPT-Shallow has one block's."""
@@ -136,7 +145,7 @@ def test_twins_with_other_prompts(benchmark):
         expected = dict(vapt=expected, provapt=expected + POLICY, vpt_shallow=769 * classes + prompts * 768)
         for twin, method in OTHER_KINDS.items():
             cfg = config(benchmark, twin, task)
-            assert differences(cfg, config(benchmark, method, task)) == {'model.backbone.prompts.type'}
+            assert differences(cfg, config(benchmark, method, task)) == {'model.backbone.prompts.type'} | gated(cfg)
             assert count_config(cfg) == expected[twin]
 
 
@@ -198,7 +207,8 @@ def test_miniature_vtab(task):
     check_baselines(f'miniature_vtab/{{}}_{task}.py')
     for twin, method in OTHER_KINDS.items():
         changed = {'grid_size', 'type'} if 'vapt' in twin else {'type'}
-        assert differences(configs[twin], configs[method]) == {f'model.backbone.prompts.{key}' for key in changed}
+        assert differences(configs[twin], configs[method]) \
+            == {f'model.backbone.prompts.{key}' for key in changed} | gated(configs[twin])
     vapt = 5 * (384 + 11 * (2**2 + 1)) + 11 * (2**2 + 2 * 384) + 2 * 8 * 384
     trained = dict(linear=0, vpt=60 * 384, provpt=60 * 384 + POLICY, lora=12 * 16 * 4 * 384, vapt=vapt,
                    provapt=vapt + POLICY, vpt_shallow=5 * 384)

@@ -39,7 +39,10 @@ def test_no_config_is_missing_or_unknown():
 def test_twins_with_other_prompts(pair):
     widths = ADAPTIVE[pair]
     for twin, method in dict(vapt='vpt', provapt='provpt', vpt_shallow='vpt').items():
-        assert differences(parse(pair.format(method)), parse(pair.format(twin))) == {'model.backbone.prompts.type'}
+        assert differences(parse(pair.format(method)), parse(pair.format(twin))) - {'custom_hooks'} \
+            == {'model.backbone.prompts.type'}
+    paper, ours = (parse(pair.format(method))['custom_hooks'][0] for method in ('provpt', 'provapt'))
+    assert ours == dict(paper, pruner=dict(type='IdlenessPruner', criterion='gate_fisher'))
     deep, shallow = (count_config(config(pair.format(method))) for method in ('vpt', 'vpt_shallow'))
     assert deep - shallow == 10 * sum(widths[1:])
     # Less: prompts as long as blocks are wide. More: rows, kernels and norms of 11 blocks, a projector for each width.
