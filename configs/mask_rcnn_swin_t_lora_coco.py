@@ -1,13 +1,5 @@
 # LoRA: as its full fine-tuning twin, but of the backbone only low-rank updates of queries, keys and values are trained.
-_base_ = 'mask_rcnn_swin_t_full_coco.py'
+_base_ = ['mask_rcnn_swin_t_full_coco.py', '_base_/lora.py']
 
-# Numbers of _base_/methods/lora.py.
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpretrain.LoRAModel',
-        alpha=16,
-        rank=16,
-        drop_rate=0.1,
-        targets=[dict(type='qkv')],
-        module=dict(_base_.model.backbone, type='mmdet.SwinTransformer')))
+    backbone=dict(_base_.lora, _delete_=True, module=dict(_base_.model.backbone, type='mmdet.SwinTransformer')))

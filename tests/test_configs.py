@@ -166,7 +166,7 @@ def check_baselines(name, twins=FULL):
     changed = {key for key in differences(lora, full) if not key.startswith('model.backbone.')}
     assert changed == {'lora', 'optim_wrapper.optimizer.lr'} and lora['optim_wrapper']['optimizer']['lr'] == 0.005 / 4
     assert lora_model.pop('module') == full['model']['backbone']
-    assert lora_model == dict(type='LoRAModel', alpha=16, rank=16, drop_rate=0.1, targets=[dict(type='qkv')])
+    assert lora_model == dict(type='mmpretrain.LoRAModel', alpha=16, rank=16, drop_rate=0.1, targets=[dict(type='qkv')])
 
 
 @pytest.mark.parametrize('benchmark', TASKS)

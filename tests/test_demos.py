@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS, DefaultScope
 from test_configs import differences
 
 from mmprovpt.datasets import build_miniature, miniature
@@ -38,6 +39,17 @@ def test_twins_differ_in_prompts_alone(name):
                                                        for key in ('type', 'lr', 'momentum'))}
     assert differences(full, vpt) == changed and 'prompts' not in full['model']['backbone']
     assert f'mmprovpt.Prompted{full["model"]["backbone"]["type"]}' == vpt['model']['backbone']['type']
+    lora = Config.fromfile(DEMO / f'{name}_lora_digits.py').to_dict()
+    changed = {'lora', 'optim_wrapper.optimizer.lr'} if name == 'swin_mini' else {'lora'}
+    assert {key for key in differences(lora, full) if not key.startswith('model.backbone.')} == changed
+    # Built, it has read the checkpoint: LoRAModel loads when it is constructed.
+    with DefaultScope.overwrite_default_scope(lora['default_scope']):
+        backbone = MODELS.build(Config(lora).model).backbone
+    stored = torch.load(Config(lora).model.backbone.module.init_cfg.checkpoint, weights_only=True)['state_dict']
+    key = next(key for key in stored if key.endswith('proj.weight') and 'attn' in key)
+    assert torch.equal(backbone.module.get_parameter(key.removeprefix('backbone.')), stored[key].float())
+    assert {name.split('.')[-2] for name, parameter in backbone.named_parameters() if parameter.requires_grad} \
+        == {'lora_down', 'lora_up'}
     assert [hook['type'] for hook in provpt.pop('custom_hooks')] == ['mmprovpt.PromptRelocationHook']
     assert vpt.pop('custom_hooks') == frozen.pop('custom_hooks') == []
     assert [cfg['model']['backbone']['prompts'].pop('num_tokens') for cfg in (provpt, vpt, frozen)] == [10, 10, 0]

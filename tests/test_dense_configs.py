@@ -31,8 +31,8 @@ ADAPTIVE = {'setr_pup_vit_b_{}_ade20k': [768] * 12,
 
 def test_no_config_is_missing_or_unknown():
     assert {path.stem for path in (ROOT / 'configs').glob('*.py')} \
-        == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt', 'frozen', 'full')} \
-        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt', 'vpt_shallow', 'lora')}
+        == {pair.format(method) for pair in PAIRS for method in ('vpt', 'provpt', 'frozen', 'full', 'lora')} \
+        | {pair.format(method) for pair in ADAPTIVE for method in ('vapt', 'provapt', 'vpt_shallow')}
 
 
 @pytest.mark.parametrize('pair', ADAPTIVE)
@@ -74,12 +74,11 @@ def test_baselines(pair):
     backbone = full['model']['backbone']
     assert 'prompts' not in backbone and backbone.get('frozen_stages', -1) == -1
     assert f'mmprovpt.Prompted{backbone["type"]}' == vpt['model']['backbone']['type']
-    if pair in ADAPTIVE:
-        lora = parse(pair.format('lora'))
-        assert all(key.startswith('model.backbone.') for key in differences(full, lora))
-        assert differences(lora['model']['backbone']['module'], backbone) <= {'type'}  # a scope before it
-        assert {key: value for key, value in lora['model']['backbone'].items() if key not in ('type', 'module')} \
-            == dict(alpha=16, rank=16, drop_rate=0.1, targets=[dict(type='qkv')])
+    lora = parse(pair.format('lora'))
+    assert {key for key in differences(full, lora) if not key.startswith('model.backbone.')} == {'lora'}
+    assert differences(lora['model']['backbone']['module'], backbone) <= {'type'}  # a scope before it
+    assert {key: value for key, value in lora['model']['backbone'].items() if key != 'module'} \
+        == dict(type='mmpretrain.LoRAModel', alpha=16, rank=16, drop_rate=0.1, targets=[dict(type='qkv')])
 
 
 @pytest.mark.parametrize('head', ['pup', 'naive', 'mla'])
@@ -183,8 +182,7 @@ def test_parameters_of_setr(head, size, width, blocks):
     # Patches, class token and positions of 512 px; blocks of norms, attention and MLP.
     backbone = width * (3 * 16**2 + 1) + width + (32**2 + 1) * width + blocks * (12 * width**2 + 13 * width)
     assert count_config(config(f'setr_{head}_vit_{size}_full_ade20k')) == heads + backbone
-    if (head, size) == ('pup', 'b'):
-        assert count_config(config('setr_pup_vit_b_lora_ade20k')) == heads + blocks * 16 * 4 * width
+    assert count_config(config(f'setr_{head}_vit_{size}_lora_ade20k')) == heads + blocks * 16 * 4 * width
 
 
 def test_parameters_of_mask_rcnn():

@@ -1,0 +1,5 @@
+# LoRA: as its full fine-tuning twin, but of the backbone only low-rank updates of queries, keys and values are trained.
+_base_ = ['mask_rcnn_swin_t_full_ms_crop_3x_coco.py', '_base_/lora.py']
+
+model = dict(
+    backbone=dict(_base_.lora, _delete_=True, module=dict(_base_.model.backbone, type='mmdet.SwinTransformer')))
