@@ -104,7 +104,7 @@ def main():
             'forward without prompts': build(*SWIN).to(args.device),
             'keys and values': keys_and_values(*SWIN, num_tokens).to(args.device),
         }, x, args.rounds)
-    for name, backbone in dict(ViT=VIT, Swin=SWIN).items():
+    for name, backbone in {'ViT-B/16': VIT, 'Swin-T': SWIN}.items():
         kinds = {kind: keys_and_values(*backbone, 10, kind).to(args.device) for kind in KINDS}
         compare(f'{name}, 10', kinds, x, args.rounds)
 
