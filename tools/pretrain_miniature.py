@@ -138,18 +138,18 @@ def compose_batch(rng, split, batch_size, recipe):
     return (images.float() - MEAN) / STD, torch.from_numpy(classes), boxes, labels
 
 
-def shares_of_cells(classes, stride):
-    """Return what share of each cell every class has: float32 (B, 11, H / s, W / s)."""
+def shares_of_cells(classes, recipe):
+    """Return, per output map, what share of each cell every class has: float32 (B, 11, H / s, W / s)."""
     pixels = F.one_hot(classes, len(CLASSES) + 1).permute(0, 3, 1, 2).float()
-    return F.avg_pool2d(pixels, stride, ceil_mode=True)
+    pooled = {stride: F.avg_pool2d(pixels, stride, ceil_mode=True) for stride in set(recipe.strides)}
+    return [pooled[stride] for stride in recipe.strides]
 
 
-def cell_loss(logits, classes, stride):
+def cell_loss(logits, shares):
     """Cross entropy with each cell's share of every class.
 
     Cells with a digit count up to ten times as much as those without, as they are few.
     """
-    shares = shares_of_cells(classes, stride)
     weight = 0.1 + 0.9 * (4 * (1 - shares[:, -1])).clamp(max=1)
     loss = -(shares * logits.log_softmax(1)).sum(1)
     return (loss * weight).sum() / weight.sum()
@@ -166,32 +166,32 @@ def train(model, recipe, args):
     for i in range(1, args.iters + 1):
         images, classes, boxes, labels = compose_batch(rng, 'train', args.batch_size, recipe)
         cells, digits = model(images, boxes)
-        loss = sum(cell_loss(x, classes, stride) for x, stride in zip(cells, recipe.strides, strict=True))
+        shares = shares_of_cells(classes, recipe)
+        loss = sum(cell_loss(*pair) for pair in zip(cells, shares, strict=True))
         loss = loss + sum(F.cross_entropy(x, labels) for x in digits)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step()
         scheduler.step()
-        recent = recent[-49:] + [(loss.item(), *accuracy(cells, classes, digits, labels, recipe))]
+        recent = recent[-49:] + [(loss.item(), *accuracy(cells, shares, digits, labels))]
         if i % 50 == 0 or i == args.iters:
-            mean_loss, *right = np.mean(recent, axis=0)
+            mean_loss, *right = np.nanmean(recent, axis=0)
             eta = (time.time() - start) / i * (args.iters - i)
             print(f'iter {i}/{args.iters}  eta {eta:.0f} s  loss {mean_loss:.2f}  accuracy '
                   + ' '.join(f'{value:.2f}' for value in right), flush=True)
 
 
-def accuracy(cells, classes, digits, labels, recipe):
+def accuracy(cells, shares, digits, labels):
     """Return the shares of digits that are classified rightly.
 
-    First, per output map, by cell, of the cells that digits cover by half or more, among the digits; then by box, per
-    grid and output map.
+    First, per output map, by cell, of the cells that digits cover by half or more, among the digits (NaN where there
+    is none); then by box, per grid and output map.
     """
     by_cell = []
-    for logits, stride in zip(cells, recipe.strides, strict=True):
-        shares = shares_of_cells(classes, stride)
-        covered = shares[:, -1] <= 0.5
-        right = logits[:, :-1].argmax(1) == shares[:, :-1].argmax(1)
+    for logits, share in zip(cells, shares, strict=True):
+        covered = share[:, -1] <= 0.5
+        right = logits[:, :-1].argmax(1) == share[:, :-1].argmax(1)
         by_cell.append(right[covered].float().mean().item())
     return np.array(by_cell + [(x.argmax(1) == labels).float().mean().item() for x in digits])
 
@@ -205,10 +205,10 @@ def evaluate(model, recipe, num_batches, args):
     for _ in range(num_batches):
         images, classes, boxes, labels = compose_batch(rng, 'val', args.batch_size, recipe)
         cells, digits = model(images, boxes)
-        values.append(accuracy(cells, classes, digits, labels, recipe))
+        values.append(accuracy(cells, shares_of_cells(classes, recipe), digits, labels))
     names = [f'{kind}, output map {name}'
              for kind in ('cell', *(f'box of {grid} x {grid}' for grid in recipe.grids)) for name in recipe.maps]
-    return dict(zip(names, np.mean(values, 0).round(4).tolist(), strict=True))
+    return dict(zip(names, np.nanmean(values, 0).round(4).tolist(), strict=True))
 
 
 def save(backbone, meta, path):
