@@ -73,8 +73,11 @@ class AdaptivePrompts(StaticPrompts):
         self._grid: Optional[Tuple[int, int]] = None
         self._init_weights(hidden_dims)
         # As of the rows: DDP waits for each parameter that wants a gradient.
-        for parameter in (self.kernels, self.norms, self.down, self.up):
+        for parameter in self._beside_rows():
             parameter.requires_grad_(self.tokens.requires_grad)
+
+    def _beside_rows(self) -> Tuple[nn.Parameter, ...]:
+        return self.kernels, self.norms, self.down, self.up
 
     def _init_weights(self, hidden_dims: int) -> None:
         """What blocks have beside rows, as its authors start it."""
@@ -153,7 +156,7 @@ class AdaptivePrompts(StaticPrompts):
 
     def _unread(self) -> Tensor:
         """Zero, with a gradient for what adaptive prompts read, for DDP waits for it; here all are in static blocks."""
-        return 0 * sum(parameter.sum() for parameter in (self.kernels, self.norms, self.down, self.up))
+        return 0 * sum(parameter.sum() for parameter in self._beside_rows())
 
     def _patches(self, block: int, tokens: Tensor) -> Tensor:
         """(B, grid², C) the patch tokens behind the prompts' norm, on the grid that rows are defined on."""
