@@ -20,7 +20,7 @@ from dense_task import (
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
-from test_configs import Snapshot, different, tensors
+from test_config_training import Snapshot, different, tensors
 
 from mmprovpt.utils.preflight import ConfigError
 
