@@ -32,7 +32,7 @@ def scores(model, x, y, criterion, batch=64):
         idleness.begin()
         loss = model.loss(xs, ys)
         loss.backward()
-        idleness.end(loss)
+        idleness.update(loss)
     idleness.close()
     model.zero_grad()
     return idleness.compute()[0]

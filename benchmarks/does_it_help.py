@@ -104,7 +104,7 @@ class Run:
             for average, now in zip(self.average, self.trained):
                 average.lerp_(now.detach(), 1 - DECAY)
             if self.idleness is not None:
-                self.idleness.end(loss)
+                self.idleness.update(loss)
                 # What moves last would never be tuned.
                 if done % self.args.interval == 0 and self.args.begin <= done < min(self.args.end, len(batches)):
                     self.relocate()

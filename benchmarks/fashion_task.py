@@ -97,4 +97,4 @@ def epoch(model: Classifier, optim: torch.optim.Optimizer, x: Tensor, y: Tensor,
         optim.step()
         optim.zero_grad()
         if idleness is not None:
-            idleness.end(loss)
+            idleness.update(loss)

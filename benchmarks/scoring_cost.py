@@ -32,7 +32,7 @@ def seconds(backbone, x, criterion, args):
         loss.backward()
         backbone.prompts.tokens.grad = None
         if idleness is not None:
-            idleness.end(loss)
+            idleness.update(loss)
     if x.is_cuda:
         torch.cuda.synchronize()
     passed = time.perf_counter() - start

@@ -34,7 +34,7 @@ def train(model, batches, periods, lr=0.05, num_tokens=5):
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
-            idleness.end(loss)
+            idleness.update(loss)
             optimizer.step()
         scores, mean_loss, _ = idleness.compute()
         idleness.reset()

@@ -45,6 +45,6 @@ _refuse_known_bad({
     if name in ('torch', 'numpy') or find_spec(name)
 })
 
-from .prompts import PromptPool, inject_prompts, tuned_state_dict  # noqa: E402
+from .prompts import PromptSet, inject_prompts, tuned_state_dict  # noqa: E402
 
-__all__ = ['PromptPool', '__version__', 'inject_prompts', 'tuned_state_dict']
+__all__ = ['PromptSet', '__version__', 'inject_prompts', 'tuned_state_dict']

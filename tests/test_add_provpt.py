@@ -12,9 +12,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from tiny_task import TASK, write_images
 
+from mmprovpt.cli.parameters import count_trainable
+from mmprovpt.cli.setup import build_runner
 from mmprovpt.relocation import PPOAllocator
-from mmprovpt.utils.parameters import count_trainable
-from mmprovpt.utils.setup import build_runner
 
 ROOT = Path(__file__).parents[1]
 SWIN = "type='SwinTransformer', embed_dims=12, depths=(1, 1), num_heads=(2, 3), strides=(4, 2), out_indices=(0, 1)"

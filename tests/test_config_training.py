@@ -10,8 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, load_checkpoint
 from test_configs import ALL, BASELINES, build, config, small_backbone
 
+from mmprovpt.cli.preflight import check_config
 from mmprovpt.datasets.write_vtab1k import write_task
-from mmprovpt.utils.preflight import ConfigError, check_config
+from mmprovpt.errors import ConfigError
 
 
 @pytest.fixture(scope='module')

@@ -15,11 +15,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from PIL import Image
 
+from mmprovpt.cli.parameters import count_config, count_trainable
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
 from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME
 from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
-from mmprovpt.utils.parameters import count_config, count_trainable
 
 ROOT = Path(__file__).parents[1]
 METHODS = ('vpt', 'provpt')

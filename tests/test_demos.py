@@ -9,9 +9,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from test_configs import differences
 
+from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.setup import build_runner
 from mmprovpt.datasets import build_miniature, miniature
-from mmprovpt.utils.preflight import check_config
-from mmprovpt.utils.setup import build_runner
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

@@ -12,10 +12,11 @@ from mmengine.utils import get_installed_path
 from test_configs import POLICY, differences
 from timm.models import load_checkpoint
 
-from mmprovpt.utils.convert_weights import convert
-from mmprovpt.utils.parameters import count_config
-from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import read_config
+from mmprovpt.cli.convert_weights import convert
+from mmprovpt.cli.parameters import count_config
+from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.setup import read_config
+from mmprovpt.errors import ConfigError
 
 MASK_RCNN = ('', '_amp', '_ms_crop_3x', '_amp_ms_crop_3x')
 # Interval of relocation and iterations of the schedule (COCO: 7330 an epoch).

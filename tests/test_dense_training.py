@@ -22,7 +22,7 @@ from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
 from test_config_training import Snapshot, different, tensors
 
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures('unformatted')
 

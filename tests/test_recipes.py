@@ -14,9 +14,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from PIL import Image
 
+from mmprovpt.cli.parameters import build_uninitialised, count_config
+from mmprovpt.cli.setup import adapt_to_cpu, build_runner
 from mmprovpt.hooks import PromptRelocationHook
-from mmprovpt.utils.parameters import build_uninitialised, count_config
-from mmprovpt.utils.setup import adapt_to_cpu, build_runner
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / 'configs' / 'recipes'

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location('tools_table', ROOT / 'tools/table.py')

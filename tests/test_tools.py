@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from toy_model import TOY
 
-from mmprovpt.utils.setup import sync_bn_to_bn, user_errors
+from mmprovpt.cli.setup import sync_bn_to_bn, user_errors
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmprovpt import tuned_state_dict
+from mmprovpt.cli.setup import sync_bn_to_bn
 from mmprovpt.datasets import build_miniature
-from mmprovpt.utils.setup import sync_bn_to_bn
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

@@ -22,12 +22,12 @@ from mmengine.utils import get_installed_path
 from torch import nn
 
 from mmprovpt.backbones.prompted import find_upstream
+from mmprovpt.cli.config import HOOK, find_backbones, find_hooks, find_prompts, type_name
+from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
+from mmprovpt.cli.setup import read_config, user_errors
+from mmprovpt.errors import ConfigError
 from mmprovpt.prompts.inject import Block, find_blocks
-from mmprovpt.prompts.pool import check_num_tokens
-from mmprovpt.utils.find import HOOK, find_backbones, find_hooks, find_prompts, type_name
-from mmprovpt.utils.parameters import build_uninitialised, count_config, count_trainable
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import read_config, user_errors
+from mmprovpt.prompts.prompt_set import check_num_tokens
 
 PROMPTED = {name: f'mmprovpt.Prompted{name}' for name in ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')}
 PERIODS = 100  # of the paper's classification runs

@@ -10,9 +10,9 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.utils.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import build_model, load_weights, read_config, user_errors
+from mmprovpt.cli.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
+from mmprovpt.cli.setup import build_model, load_weights, read_config, user_errors
+from mmprovpt.errors import ConfigError
 
 
 def parse_args():

@@ -15,10 +15,10 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.cli.setup import build_model, user_errors
+from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
 from mmprovpt.prompts.frozen import FINGERPRINT, tuned_state_dict
-from mmprovpt.utils.files import write_atomically
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import build_model, user_errors
 
 EMA = 'module.'  # what EMAHook puts in front of its keys
 

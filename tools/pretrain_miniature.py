@@ -30,7 +30,7 @@ from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from torchvision.ops import masks_to_boxes, roi_align
 
 from mmprovpt.datasets.miniature import CLASSES, compose_scene
-from mmprovpt.utils.files import write_atomically
+from mmprovpt.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 128  # of the ViT

@@ -20,6 +20,8 @@ from mmengine.config import DictAction
 from tqdm import tqdm
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.cli.setup import user_errors
+from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import (
     BASE_LRS,
     WEIGHT_DECAYS,
@@ -37,8 +39,6 @@ from mmprovpt.sweep import (
     write_config,
 )
 from mmprovpt.sweep.trial import tune_trial
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
 
 # Read when Ray is imported or started: no report home, and Ctrl-C is ours.
 os.environ.update(RAY_USAGE_STATS_ENABLED='0', TUNE_DISABLE_SIGINT_HANDLER='1', TUNE_DISABLE_AUTO_CALLBACK_LOGGERS='1',

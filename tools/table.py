@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, List, NamedTuple, Optional
 
+from mmprovpt.cli.setup import user_errors
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
 from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.errors import ConfigError
 
 # Tasks in the paper's order and groups.
 BENCHMARKS: Dict[str, Dict[str, List[str]]] = {

@@ -19,10 +19,10 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
+from mmprovpt.cli.config import HOOK, find_hooks, find_prompts
+from mmprovpt.cli.setup import read_config, user_errors
+from mmprovpt.errors import ConfigError
 from mmprovpt.hooks.find import find_pool
-from mmprovpt.utils.find import HOOK, find_hooks, find_prompts
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import read_config, user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',

@@ -5,8 +5,9 @@ import argparse
 from mmengine.config import ConfigDict
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import add_common_options, build_runner, load_config, user_errors
+from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.setup import add_common_options, build_runner, load_config, user_errors
+from mmprovpt.errors import ConfigError
 
 
 def parse_args():

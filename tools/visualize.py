@@ -19,8 +19,9 @@ from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import PixelData
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import build_model, load_weights, read_config, user_errors
+from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.setup import build_model, load_weights, read_config, user_errors
+from mmprovpt.errors import ConfigError
 
 # What a data sample of each codebase holds of ground truth.
 GROUND_TRUTH = dict(mmdet='gt_instances', mmseg='gt_sem_seg')

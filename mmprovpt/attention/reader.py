@@ -14,7 +14,7 @@ class PromptReader:
     second time among parameters and state-dict keys.
 
     Args:
-        pool: The :class:`PromptPool` of the backbone.
+        pool: The :class:`PromptSet` of the backbone.
         block: Number of the block, from 0.
         norm: The norm that the block applies to its tokens before attention; prompts pass the same one.
     """

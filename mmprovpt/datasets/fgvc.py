@@ -6,8 +6,8 @@ from typing import List, Tuple
 
 from mmpretrain.datasets import BaseDataset
 
+from mmprovpt.errors import ConfigError
 from mmprovpt.registry import DATASETS
-from mmprovpt.utils.preflight import ConfigError
 
 from .fgvc_archives import find_split
 from .fgvc_tasks import FGVC_ADVICE, FGVC_SPLITS, find_fgvc_task

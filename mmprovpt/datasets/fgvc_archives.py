@@ -2,7 +2,7 @@
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 from .fgvc_tasks import FGVC_ADVICE
 

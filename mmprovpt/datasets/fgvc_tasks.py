@@ -1,7 +1,7 @@
 """The five fine-grained tasks of VPT. Needs no mmpretrain, so configs and tools can import it."""
 from typing import Dict, NamedTuple
 
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 
 class FGVCTask(NamedTuple):

@@ -4,7 +4,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 
 from PIL import Image
 
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 _MAX_LISTED = 20
 _TAIL = 64  # bytes; some writers pad behind the end marker

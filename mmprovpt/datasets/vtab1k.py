@@ -4,8 +4,8 @@ from typing import List, Optional, Tuple
 
 from mmpretrain.datasets import BaseDataset
 
+from mmprovpt.errors import ConfigError
 from mmprovpt.registry import DATASETS
-from mmprovpt.utils.preflight import ConfigError
 
 from .image_lists import check_samples, raise_problems
 from .vtab1k_tasks import ADVICE, BY_NAME, SPLITS, find_num_classes

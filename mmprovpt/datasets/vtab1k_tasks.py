@@ -1,7 +1,7 @@
 """The 19 tasks of VTAB-1k. Needs no mmpretrain, so configs and tools can import it."""
 from typing import Dict, NamedTuple, Optional, Tuple
 
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 GROUPS = ('Natural', 'Specialized', 'Structured')
 # Images of a training split; of 'test' each task has its own number.

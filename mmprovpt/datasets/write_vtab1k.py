@@ -7,8 +7,8 @@ from typing import Callable, Dict, Iterable, List, Optional, Tuple
 import numpy as np
 from PIL import Image
 
-from mmprovpt.utils.files import write_atomically
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
 
 # Splits that hold images; train800val200 lists those of the first two.
 WRITTEN = ('train800', 'val200', 'test')

@@ -9,10 +9,10 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
+from mmprovpt.files import write_atomically
 from mmprovpt.prompts import tuned_state_dict
 from mmprovpt.prompts.frozen import prompted_backbones, share_frozen
 from mmprovpt.registry import HOOKS
-from mmprovpt.utils.files import write_atomically
 
 from .find import require_replicas, unwrapped
 

@@ -6,8 +6,8 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmprovpt.errors import ConfigError
 from mmprovpt.registry import HOOKS
-from mmprovpt.utils.preflight import ConfigError
 
 from .find import unwrapped
 

@@ -6,8 +6,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmprovpt.prompts.pool import PromptPool
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.errors import ConfigError
+from mmprovpt.prompts.prompt_set import PromptSet
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -30,16 +30,16 @@ def require_replicas(model: nn.Module, who: str) -> None:
                           '(docs/scaling.md says why)')
 
 
-def find_pool(model: nn.Module) -> PromptPool:
+def find_pool(model: nn.Module) -> PromptSet:
     """The only pool of prompts in a model, which may be wrapped for distributed training.
 
     Raises:
         ValueError: There is none or more than one, or it is empty or cannot relocate, or its rows may be sharded.
     """
     require_replicas(model, 'PromptRelocationHook')
-    pools = {name: m for name, m in unwrapped(model).named_modules() if isinstance(m, PromptPool)}
+    pools = {name: m for name, m in unwrapped(model).named_modules() if isinstance(m, PromptSet)}
     if len(pools) != 1:
-        raise ValueError(f'PromptRelocationHook needs a model with one PromptPool, but it has '
+        raise ValueError(f'PromptRelocationHook needs a model with one PromptSet, but it has '
                          f'{len(pools)}{": " + ", ".join(pools) if pools else ""}; give the '
                          'backbone `prompts`, or remove the hook')
     pool = next(iter(pools.values()))
@@ -65,4 +65,4 @@ def find_optim_wrapper(optim_wrapper: Union[OptimWrapper, OptimWrapperDict],
         if tokens.requires_grad and any(p is tokens for g in groups for p in g['params']):
             return wrapper
     raise ValueError('PromptRelocationHook needs trained prompts, but no optimizer has the '
-                     'parameter `tokens` of the PromptPool, or it needs no gradient')
+                     'parameter `tokens` of the PromptSet, or it needs no gradient')

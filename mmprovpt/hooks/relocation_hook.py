@@ -166,7 +166,7 @@ class PromptRelocationHook(Hook):
         if outputs is None or 'loss' not in outputs:
             raise KeyError("PromptRelocationHook needs the total loss, but train_step returned "
                            f"{None if outputs is None else list(outputs)} without 'loss'")
-        self._idleness.end(outputs['loss'])
+        self._idleness.update(outputs['loss'])
         self._loss.add(outputs['loss'], *self._place_in_period(runner, batch_idx))
         self._seed(runner, runner.iter + 1)
         if self._checkpoint_is_due(runner):

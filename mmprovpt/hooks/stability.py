@@ -6,7 +6,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.prompts.prompt_set import PromptSet
 
 from .find import unwrapped
 from .verification import HeldBatches
@@ -21,14 +21,14 @@ class FeatureStability:
     Args:
         runner (Runner): See ``HeldBatches``.
         optim_wrapper (OptimWrapper): The same.
-        pool (PromptPool): The model's.
+        pool (PromptSet): The model's.
         num_images (int): Images, >= 1; at most one batch.
 
     Attributes:
         reference (list[Tensor], optional): (B, C_i) of every block, at the end of the latest period.
     """
 
-    def __init__(self, runner: Runner, optim_wrapper: OptimWrapper, pool: PromptPool, num_images: int) -> None:
+    def __init__(self, runner: Runner, optim_wrapper: OptimWrapper, pool: PromptSet, num_images: int) -> None:
         self._backbone = next(module for module in unwrapped(runner.model).modules() if pool in module.children())
         self._data = lambda: HeldBatches(runner, optim_wrapper, 1, runner.seed).inputs()[:num_images]
         self.reference: Optional[List[Tensor]] = None

@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmprovpt.prompts.pool import PromptPool
+from mmprovpt.prompts.prompt_set import PromptSet
 from mmprovpt.relocation import virtual_gain
 
 from .find import unwrapped
@@ -59,7 +59,7 @@ class HeldBatches:
         dist.all_reduce(mean, 'mean')
         return mean
 
-    def virtual_gain(self, pool: PromptPool, prompt: int) -> Tensor:
+    def virtual_gain(self, pool: PromptSet, prompt: int) -> Tensor:
         """(L,) float32, see :func:`mmprovpt.relocation.virtual_gain`, on this process's batches and in float32."""
         training = self._model.training
         self._model.eval()

@@ -1,8 +1,8 @@
 from .adaptive import AdaptivePrompts
 from .frozen import tuned_state_dict
 from .inject import inject_prompts
-from .pool import PromptPool
+from .prompt_set import PromptSet
 from .shallow import ShallowPrompts
 from .static import StaticPrompts
 
-__all__ = ['AdaptivePrompts', 'PromptPool', 'ShallowPrompts', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']
+__all__ = ['AdaptivePrompts', 'PromptSet', 'ShallowPrompts', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']

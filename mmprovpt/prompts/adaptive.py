@@ -23,7 +23,7 @@ class AdaptivePrompts(StaticPrompts):
     first averaged (or repeated) to it, for which see docs/vapt.md; so rows are as long in all blocks of all backbones.
 
     Args:
-        num_tokens: See :class:`PromptPool`.
+        num_tokens: See :class:`PromptSet`.
         patch_fan_in, dropout: See :class:`StaticPrompts`, for blocks in ``static_blocks``.
         widths: Width C_i of each of the L blocks.
         static_blocks: Numbers of blocks whose prompts are rows of VPT. A prompt that moves in or out starts anew.
@@ -33,7 +33,7 @@ class AdaptivePrompts(StaticPrompts):
         shared_projector: One for all blocks of a width; False: one for each.
         channel_dropout: Probability in [0, 1) of a channel of the map behind the kernel to be dropped.
         projector_dropout: Of a hidden number of the projector.
-        **kwargs: Of :class:`PromptPool`, but for ``carry``.
+        **kwargs: Of :class:`PromptSet`, but for ``carry``.
 
     Attributes:
         kernels (nn.Parameter): (L, kernel, kernel).

@@ -17,7 +17,7 @@ from mmprovpt.attention import (
 from mmprovpt.registry import MODELS
 
 from .frozen import CheckpointedBlock, FrozenBackbone
-from .pool import PromptPool
+from .prompt_set import PromptSet
 from .shallow import KeepingBlock, KeepingWindowBlock
 
 # (package, attention class) -> how it reads prompts, and the blocks known to normalise *before* attention. By name,
@@ -45,7 +45,7 @@ class Block(NamedTuple):
     width: int
 
 
-def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptPool:
+def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptSet:
     """Make a built backbone a prompted one, in place.
 
     Its parameters are frozen and stay in eval mode through ``.train()``; its forward, arguments and state-dict
@@ -63,7 +63,7 @@ def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptPool:
             or values that do not fit.
         TypeError: If a value in ``prompts`` is of the wrong type.
     """
-    if any(isinstance(module, PromptPool) for module in backbone.modules()):
+    if any(isinstance(module, PromptSet) for module in backbone.modules()):
         raise ValueError(f'{type(backbone).__name__} has prompts already')
     blocks = find_blocks(backbone)
     pool = _build_pool(backbone, blocks, prompts)
@@ -142,10 +142,10 @@ def _connect(block: Block, reader: PromptReader) -> None:
         adopt(block.module, KeepingWindowBlock if windows else KeepingBlock)
 
 
-def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> PromptPool:
+def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> PromptSet:
     prompts = dict(prompts)
     kinds = {name: kind for name, kind in MODELS.module_dict.items()
-             if isinstance(kind, type) and issubclass(kind, PromptPool)}
+             if isinstance(kind, type) and issubclass(kind, PromptSet)}
     name = str(prompts.pop('type', None)).removeprefix('mmprovpt.')
     if name not in kinds:
         raise ValueError(f"prompts: type={name!r} is unknown; known types are {sorted(kinds)}, as in "
@@ -154,7 +154,7 @@ def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> Prom
     given_here = dict(
         widths=[block.width for block in blocks], mergings=_mergings(backbone),
         patch_fan_in=patches.in_channels * math.prod(patches.kernel_size))  # 3 · patch² for RGB
-    known = [key for kind in kinds[name].__mro__ if issubclass(kind, PromptPool)
+    known = [key for kind in kinds[name].__mro__ if issubclass(kind, PromptSet)
              for key in inspect.signature(kind.__init__).parameters if key not in ('self', 'kwargs', *given_here)]
     unknown = sorted(set(prompts) - set(known))
     if unknown:

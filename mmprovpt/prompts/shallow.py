@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmprovpt.registry import MODELS
 
-from .carry import merge
+from .cross_stage import merge
 from .static import StaticPrompts
 
 

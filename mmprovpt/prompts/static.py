@@ -8,19 +8,19 @@ from torch import Tensor
 
 from mmprovpt.registry import MODELS
 
-from .pool import PromptPool
+from .prompt_set import PromptSet
 
 
 @MODELS.register_module()
-class StaticPrompts(PromptPool):
+class StaticPrompts(PromptSet):
     """Prompts of VPT-Deep (Jia et al. 2022; 001 Eq. v).
 
     Args:
-        num_tokens: See :class:`PromptPool`.
+        num_tokens: See :class:`PromptSet`.
         dropout: Probability in [0, 1) of a prompt's number to be dropped, drawn for each sample anew.
         patch_fan_in: 3 · patch², inputs of the patch embedding; prompts start uniform in
             ±sqrt(6 / (patch_fan_in + C_i)). ``inject_prompts`` reads it off the backbone.
-        **kwargs: Of :class:`PromptPool`.
+        **kwargs: Of :class:`PromptSet`.
     """
 
     def __init__(self, num_tokens: Union[int, Sequence[int]], patch_fan_in: int, dropout: float = 0.1,

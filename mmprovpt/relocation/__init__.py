@@ -4,8 +4,8 @@ from typing import Dict
 
 from .allocator import Allocator
 from .bandits import NeedAllocator, RetireAllocator, ThompsonAllocator, UniformAllocator, VirtualAllocator
+from .criteria import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
 from .history import RelocationHistory
-from .idleness import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
 from .ppo import JointPPOAllocator, PPOAllocator
 from .pruners import IdlenessPruner, RandomPruner, ShrinkingPruner, SparePruner
 from .relocator import Move, Relocator

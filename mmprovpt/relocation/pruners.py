@@ -4,7 +4,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .idleness import CRITERIA
+from .criteria import CRITERIA
 
 
 def check_criterion(criterion: str) -> None:

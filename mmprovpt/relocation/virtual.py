@@ -37,7 +37,7 @@ def virtual_gain(pool: nn.Module, prompt: int, losses: Iterable[Callable[[], Ten
     get no gradient, and the pool is as before afterwards.
 
     Args:
-        pool (PromptPool): The prompts of the model behind ``losses``.
+        pool (PromptSet): The prompts of the model behind ``losses``.
         prompt (int): Number of the freed prompt.
         losses (Iterable[Callable]): Each runs the model on a batch and returns its loss, one element; the model should
             be in eval mode, lest dropout hide the prompt.

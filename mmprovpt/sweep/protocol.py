@@ -5,9 +5,10 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from mmengine.config import Config
 
-from mmprovpt.utils.find import find_hooks, find_prompts, has_lora, type_name
-from mmprovpt.utils.preflight import ConfigError, check_config
-from mmprovpt.utils.setup import read_config
+from mmprovpt.cli.config import find_hooks, find_prompts, has_lora, type_name
+from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.setup import read_config
+from mmprovpt.errors import ConfigError
 
 from .trial import read_result, state_of
 

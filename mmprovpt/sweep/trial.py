@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from mmprovpt.prompts.pool import PromptPool
-from mmprovpt.utils.files import write_atomically
-from mmprovpt.utils.parameters import count_trainable
-from mmprovpt.utils.preflight import ConfigError
+from mmprovpt.cli.parameters import count_trainable
+from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
+from mmprovpt.prompts.prompt_set import PromptSet
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
 CHECK_INTERVAL = 10  # iterations between looks at the loss, which wait for the device
@@ -98,7 +98,7 @@ def run_trial(folder: Path, phase: str, metric: str,
 
 
 def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
-    from mmprovpt.utils.setup import build_runner
+    from mmprovpt.cli.setup import build_runner
     cfg = Config.fromfile(folder.with_name(f'{folder.name}.py'))
     cfg.work_dir = str(folder)
     checkpoint = last_checkpoint(folder)
@@ -117,7 +117,7 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
     allocator = next((hook.relocator.allocator for hook in runner.hooks if getattr(hook, 'relocator', None)), None)
-    pools = [module for module in runner.model.modules() if isinstance(module, PromptPool)]
+    pools = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
     return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
                 distribution=pools[0].distribution.tolist() if pools else None)
 

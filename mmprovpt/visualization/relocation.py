@@ -11,7 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmprovpt.utils.files import write_atomically
+from mmprovpt.files import write_atomically
 
 from .runs import STAGES, Run
 

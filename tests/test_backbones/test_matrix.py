@@ -6,7 +6,7 @@ import pytest
 import torch
 from matrix import CASES, KINDS, build, concatenating, images, keeping, loss, outputs, vapt
 
-from mmprovpt.prompts import PromptPool
+from mmprovpt.prompts import PromptSet
 
 FREEZING = ['mmpretrain-vit', 'mmpretrain-deit', 'mmdet-swin', 'mmseg-swin', 'mmpretrain-swin']
 CHECKPOINTED = [name for name, case in CASES.items() if case.with_cp]
@@ -204,7 +204,7 @@ def test_copies_are_whole_and_independent(case, kind, clone):
         twin.prompts.tokens.mul_(-1)
         assert not torch.allclose(outputs(twin, x)[-1], expected[-1])
         assert all(torch.equal(a, b) for a, b in zip(outputs(backbone, x), expected))
-    assert type(twin) is type(backbone) and isinstance(twin.prompts, PromptPool)
+    assert type(twin) is type(backbone) and isinstance(twin.prompts, PromptSet)
 
 
 def test_autocast(case, kind):

@@ -9,7 +9,7 @@ from PIL import Image
 from mmprovpt.datasets import fgvc_tasks
 from mmprovpt.datasets.fgvc_archives import read_archive
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS, find_fgvc_task
-from mmprovpt.utils import ConfigError
+from mmprovpt.errors import ConfigError
 
 scipy_io = pytest.importorskip('scipy.io')
 pytest.importorskip('mmpretrain')

@@ -12,7 +12,7 @@ from mmprovpt.datasets import image_lists, vtab1k_tasks
 from mmprovpt.datasets.image_lists import find_image_damage
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, GROUPS, TASKS, find_num_classes
 from mmprovpt.datasets.write_vtab1k import write_task
-from mmprovpt.utils import ConfigError
+from mmprovpt.errors import ConfigError
 
 pytest.importorskip('mmpretrain')
 from mmprovpt.datasets.vtab1k import VTAB1k  # noqa: E402

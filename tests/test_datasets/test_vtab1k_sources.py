@@ -9,7 +9,7 @@ import pytest
 
 from mmprovpt.datasets.vtab1k_sources import SOURCES
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, TASKS
-from mmprovpt.utils import ConfigError
+from mmprovpt.errors import ConfigError
 
 IMAGE = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
 # Examples of each split in TensorFlow Datasets, as the benchmark's own tests imply them.

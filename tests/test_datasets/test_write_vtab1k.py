@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from mmprovpt.datasets.write_vtab1k import write_task
-from mmprovpt.utils import ConfigError
+from mmprovpt.errors import ConfigError
 
 SIZES = dict(train800=6, val200=2, test=3)
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5)

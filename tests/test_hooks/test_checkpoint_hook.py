@@ -17,7 +17,7 @@ from test_hooks.test_survival import VALIDATION, Crash, assert_same, moved
 from test_hooks.toy_run import ToyModel, make_runner
 from test_hooks.tuned_run import SMALL, TunedModel
 
-from mmprovpt.utils.files import write_atomically
+from mmprovpt.files import write_atomically
 
 KEY = 'backbone.prompts.frozen_sha256'
 TUNED = {KEY, 'backbone.prompts.tokens', 'backbone.prompts.block_index', 'neck.weight', 'neck.bias',
@@ -220,7 +220,7 @@ def test_former_best_outlives_a_failed_saving(tmp_path, monkeypatch):
 def test_writing_that_fails_leaves_the_former_file(tmp_path, monkeypatch):
     path = tmp_path / 'new' / 'x'
     write_atomically(b'former', path)
-    monkeypatch.setattr('mmprovpt.utils.files.os.replace', lambda *args: 1 / 0)
+    monkeypatch.setattr('mmprovpt.files.os.replace', lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_atomically(b'latter', path)
     assert path.read_bytes() == b'former' and len(list(path.parent.iterdir())) == 1

@@ -5,8 +5,8 @@ from matrix import CASES, KINDS, build, images, loss
 from torch import nn
 
 from mmprovpt import tuned_state_dict
+from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.prompts import AdaptivePrompts
-from mmprovpt.utils.parameters import count_trainable
 
 VIT = CASES['mmpretrain-vit']
 

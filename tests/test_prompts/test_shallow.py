@@ -5,9 +5,9 @@ import torch
 from matrix import CASES, KINDS, build, images, loss, outputs, randomise
 from torch import nn
 
+from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.hooks.find import find_pool
 from mmprovpt.prompts import ShallowPrompts, inject_prompts
-from mmprovpt.utils.parameters import count_trainable
 
 SHALLOW = KINDS['shallow']
 

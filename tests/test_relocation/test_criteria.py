@@ -6,7 +6,7 @@ import pytest
 import torch
 from matrix import CASES, KINDS, RELOCATING, build, concatenating, images, outputs
 
-from mmprovpt.relocation.idleness import CRITERIA, true_idleness
+from mmprovpt.relocation.criteria import CRITERIA, true_idleness
 from mmprovpt.relocation.virtual import OPENING, virtual_gain
 
 BATCH = 3
@@ -45,7 +45,7 @@ def measure(criterion, backbone, x, scale=1.):
     idleness.begin(scale)
     loss = sample_losses(backbone, x).mean()
     (loss * scale).backward()
-    idleness.end(loss)
+    idleness.update(loss)
     idleness.close()
     return idleness
 
@@ -232,7 +232,7 @@ def test_nothing_is_measured_without_gradients(case):
     idleness.begin()
     with torch.no_grad():  # as validation between two iterations
         sample_losses(backbone, images(case))
-    idleness.end(1.)
+    idleness.update(1.)
     assert not idleness.sums[:2 * idleness.num_prompts].any()
 
 
@@ -246,7 +246,7 @@ def test_an_iteration_that_is_not_scored_costs_nothing(case, criterion):
         (scale * sample_losses(backbone, x).mean()).backward()
         opened = idleness.open_gates(0, BATCH, x)
         assert (opened is None) == (scale == 7 or 'gate' not in criterion)
-        idleness.end(scale)
+        idleness.update(scale)
     torch.testing.assert_close(idleness.compute()[0], alone)
     assert idleness.compute()[1:] == (4, 2)
 

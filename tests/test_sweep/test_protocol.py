@@ -4,6 +4,7 @@ import json
 import pytest
 from mmengine.config import Config
 
+from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import (
     check_phases,
     choose_winner,
@@ -17,7 +18,6 @@ from mmprovpt.sweep import (
     write_config,
 )
 from mmprovpt.sweep.trial import ERROR, RESULT
-from mmprovpt.utils.preflight import ConfigError
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 import pytest
 from tiny_task import write_images, write_task
 
+from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import final_trials, read_result, read_task, run_trial, search_trials, state_of, write_config
 from mmprovpt.sweep.trial import HISTORY, last_checkpoint
-from mmprovpt.utils.preflight import ConfigError
 
 METRIC = 'accuracy/top1'
 MORE = """

@@ -12,8 +12,8 @@ from statistics import mean
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmprovpt.utils.parameters import count_config
-from mmprovpt.utils.setup import read_config, user_errors
+from mmprovpt.cli.parameters import count_config
+from mmprovpt.cli.setup import read_config, user_errors
 
 
 @user_errors()

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import build_model, user_errors
+from mmprovpt.cli.setup import build_model, user_errors
+from mmprovpt.errors import ConfigError
 from mmprovpt.visualization import look, plot_attention
 
 

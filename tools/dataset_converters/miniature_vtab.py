@@ -9,10 +9,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from mmprovpt.cli.setup import user_errors
 from mmprovpt.datasets.miniature_vtab import SPLITS, TASKS, draw, num_images
 from mmprovpt.datasets.write_vtab1k import WRITTEN, show_progress, write_task
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.errors import ConfigError
 
 # Split of VTAB-1k → split of the miniature and which of its images. Classes come in turn (of the digits, about so), so
 # both parts of the training split have about as many of each.

@@ -9,11 +9,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from mmprovpt.cli.setup import user_errors
 from mmprovpt.datasets.vtab1k_sources import SOURCES
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, SPLITS
 from mmprovpt.datasets.write_vtab1k import WRITTEN, show_progress, write_task
-from mmprovpt.utils.preflight import ConfigError
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.errors import ConfigError
 
 
 def import_tfds():

@@ -5,8 +5,8 @@ The layout is recognised by the keys. The result is written only if mmpretrain g
 """
 import argparse
 
-from mmprovpt.utils.convert_weights import convert, some
-from mmprovpt.utils.setup import user_errors
+from mmprovpt.cli.convert_weights import convert, some
+from mmprovpt.cli.setup import user_errors
 
 
 def parse_args():

@@ -11,7 +11,7 @@ def project(pool: nn.Module, row: Tensor, block: int) -> Tensor:
     """Map a row through the frozen patch mergings, or through their least-squares inverses.
 
     Args:
-        pool: The :class:`PromptPool`.
+        pool: The :class:`PromptSet`.
         row: (C,), the prompt in its old width.
         block: The new one, of another stage.
 

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 
 
-class Idleness:
+class Criterion:
     r"""Mean estimated idleness of every prompt over a period, from training's own backward passes.
 
     The idleness of prompt k is :math:`I_k = \mathcal L(P) - \mathcal L(P \setminus p_k)`, positive where the prompt
     hurts (001 Eq. 5). Subclasses estimate it by gradients that hooks read before the optimizer clips, steps and
     zeroes them; no pass is added. Bracket each iteration::
 
-        idleness.begin(scale)      # what the loss is multiplied by before backward
+        criterion.begin(scale)      # what the loss is multiplied by before backward
         loss = model(batch); loss.backward(); ...       # one or several backward calls
-        idleness.end(loss)
+        criterion.update(loss)
 
     Nothing in there waits for the device. Scores and sums are float32 whatever the autocast type. Beside the score,
     the *need* of a block is measured: the mean of :math:`\|\partial\mathcal L / \partial n_k\|^2` over its prompts,
     n the standardised prompt (METHOD § 4, RigL's rule for weights).
 
     Args:
-        pool (PromptPool): The prompts of a backbone, on their final device. This object becomes its observer.
+        pool (PromptSet): The prompts of a backbone, on their final device. This object becomes its observer.
         score_interval (int, optional): Score every so many iterations, from a period's first on, >= 1. None: the
             criterion's own ``default_interval``. Every loss counts.
     """
@@ -74,7 +74,7 @@ class Idleness:
         """Open an iteration, before its forward.
 
         Args:
-            scale (float or Tensor): Factor between the loss given to ``end`` and the one that is differentiated:
+            scale (float or Tensor): Factor between the loss given to ``update`` and the one that is differentiated:
                 AMP's loss scale times 1 / accumulative_counts. A tensor must have one element; one on the device
                 of the tokens is not synchronised with the host.
         """
@@ -84,7 +84,7 @@ class Idleness:
         self._scale = scale if self._begun % self.score_interval == 0 else None
         self._begun += 1
 
-    def end(self, loss: Union[float, Tensor]) -> None:
+    def update(self, loss: Union[float, Tensor]) -> None:
         """Close the iteration and count it, or drop it as a whole if its gradients are not finite.
 
         An overflow of the scaled loss would otherwise poison the period's mean. A loss that is itself not finite
@@ -97,7 +97,7 @@ class Idleness:
             RuntimeError: No iteration is open.
         """
         if not self._is_open:
-            raise RuntimeError('end() without begin(): call begin(scale) before the forward pass')
+            raise RuntimeError('update() without begin(): call begin(scale) before the forward pass')
         loss = torch.as_tensor(loss, dtype=torch.float32, device=self.sums.device).detach().reshape(1)
         one, zero = torch.ones_like(loss), torch.zeros_like(loss)
         if self._scale is None:
@@ -174,7 +174,7 @@ class Idleness:
         self._scale, self._is_open, self._begun = None, False, state['begun']
 
 
-class TaylorIdleness(Idleness):
+class TaylorIdleness(Criterion):
     r"""First order in the prompt: :math:`\langle \partial \mathcal L / \partial p_k,\, p_k \rangle` (001 Eq. 6).
 
     The paper's own. A pre-norm block hardly sees a prompt's length, so the score is a thousand times smaller than
@@ -197,7 +197,7 @@ class TaylorIdleness(Idleness):
         self._handle.remove()
 
 
-class NormalisedTaylorIdleness(Idleness):
+class NormalisedTaylorIdleness(Criterion):
     r"""First order where the block reads the prompt: :math:`\langle \partial \mathcal L / \partial n_k,\, n_k \rangle`.
 
     n is the standardised prompt, behind the norm but for scale and shift; removal is its expansion to 0 (METHOD § 3).
@@ -208,7 +208,7 @@ class NormalisedTaylorIdleness(Idleness):
         self._linear.index_add_(0, members, score.sum(0) if score.dim() == 2 else score)
 
 
-class GateIdleness(Idleness):
+class GateIdleness(Criterion):
     r"""First order in a gate on the attention logits, closed by removal: mean :math:`\gamma_{x,k}` (METHOD § 3).
 
     :math:`\gamma_{x,k} = \partial \ell_x / \partial b_{x,k}` at 0, with :math:`b_{x,k}` added to the logits of prompt
@@ -252,7 +252,7 @@ def true_idleness(pool: nn.Module, prompts: Sequence[int], evaluate: Callable[[]
     r"""Idleness by definition: each prompt is really taken away for one evaluation (001 Eq. 5).
 
     Args:
-        pool (PromptPool): The prompts of the evaluated model.
+        pool (PromptSet): The prompts of the evaluated model.
         prompts (Sequence[int]): Which to take away, one at a time.
         evaluate (Callable): Loss on the same data with the same randomness at each call, a tensor of one element;
             called ``len(prompts) + 1`` times.

@@ -5,7 +5,11 @@ import re
 import zipfile
 from functools import partial
 
-from .find import has_lora, type_name
+from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
+from mmprovpt.datasets.vtab1k_tasks import find_num_classes
+from mmprovpt.errors import ConfigError
+
+from .config import has_lora, type_name
 
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
@@ -13,10 +17,6 @@ _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
 _PARSE_LIMIT = 64 << 20
 # Data sets of this package, which know how many classes a task has → their default data_root.
 _TASK_DATASETS = dict(VTAB1k='data/vtab-1k', FGVC='data/fgvc')
-
-
-class ConfigError(ValueError):
-    """A mistake of the user that a message explains better than a traceback."""
 
 
 def check_config(cfg, phases=('train', 'val')) -> None:
@@ -144,9 +144,6 @@ def _task_datasets(dataset, key):
 
 def _find_task(dataset):
     """Folder below data_root and number of classes."""
-    # Not at the top: the tables import ConfigError from here.
-    from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
-    from mmprovpt.datasets.vtab1k_tasks import find_num_classes
     task = dataset.get('task', '')
     if type_name(dataset) == 'FGVC':
         entry = find_fgvc_task(task)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 # What a file may hold beside the backbone: classifiers, the representation layer in front of one (JAX), the mask
 # token of DINOv2 and MAE, MAE's decoder; Swin's buffers, which follow from the window.

@@ -5,10 +5,10 @@ from typing import List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from .carry import CARRIERS
+from .cross_stage import CARRIERS
 
 
-class PromptPool(nn.Module):
+class PromptSet(nn.Module):
     """All prompts of a backbone, and which block owns each.
 
     Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of

@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from .preflight import ConfigError
+from mmprovpt.errors import ConfigError
 
 # Of ONNX Runtime's logits against PyTorch's, relative to the largest logit.
 TOLERANCE = 1e-4

@@ -44,7 +44,7 @@ def train_step(toy, idleness, x, scale=1.0):
     idleness.begin(scale)
     loss = toy(x)
     (loss * scale).backward()
-    idleness.end(loss)
+    idleness.update(loss)
     return float(loss.detach())
 
 
@@ -77,7 +77,7 @@ def test_approximates_true_removal_of_a_small_prompt(toy):
     idleness.begin()
     loss_of_all().backward()
     before = loss_of_all()
-    idleness.end(before)
+    idleness.update(before)
     with torch.no_grad():
         toy.tokens[0] = 0
     assert idleness.compute()[0][0] == pytest.approx(float(before - loss_of_all()), rel=0.01)
@@ -106,7 +106,7 @@ def test_adds_the_parts_of_several_backward_calls(toy):
     idleness.begin()
     for x in (first, second):
         toy(x).backward()
-    idleness.end(1.0)
+    idleness.update(1.0)
     torch.testing.assert_close(idleness.compute()[0], expected)
 
 
@@ -119,7 +119,7 @@ def test_reentrant_checkpointing_gives_the_same_score(toy):
     loss = sum(checkpoint(toy, part.clone().requires_grad_(), use_reentrant=True)
                for part in (x, y))
     loss.backward()
-    idleness.end(loss)
+    idleness.update(loss)
     torch.testing.assert_close(idleness.compute()[0], expected)
 
 
@@ -140,7 +140,7 @@ def test_drops_an_iteration_whose_gradients_are_not_finite_as_a_whole(toy):
     loss = toy(bad)
     toy.tokens[1, 1].mul(float('inf')).backward()
     loss.backward()
-    idleness.end(loss)
+    idleness.update(loss)
     mean, mean_loss, count = idleness.compute()
     torch.testing.assert_close(mean, torch.tensor(slow_score(toy, good)))
     assert mean_loss == pytest.approx(float(toy(good)))
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_voids_the_period(toy, loss):
     train_step(toy, idleness, good)
     idleness.begin()
     toy(bad).backward()
-    idleness.end(loss)
+    idleness.update(loss)
     mean, mean_loss, count = idleness.compute()
     assert mean.isnan().all() and mean_loss != mean_loss and (count, idleness.num_dropped) == (1, 1)
     idleness.reset()
@@ -183,7 +183,7 @@ def test_score_is_float32_for_low_precision_prompts():
     idleness = TaylorIdleness(SimpleNamespace(tokens=tokens))
     idleness.begin()
     (tokens * 1.0).sum().backward()
-    idleness.end(0.0)
+    idleness.update(0.0)
     assert idleness.sums.dtype == torch.float32
     expected = 3000 * float(torch.tensor(0.01, dtype=torch.bfloat16))
     assert float(idleness.compute()[0]) == pytest.approx(expected, rel=1e-5)
@@ -232,7 +232,7 @@ def test_copies_of_the_model_do_not_feed_it(toy):
     x, = inputs(1)
     idleness.begin()
     twin(x).backward()
-    idleness.end(0.0)
+    idleness.update(0.0)
     assert not idleness.compute()[0].any()
 
 

@@ -16,8 +16,9 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 
-from .find import type_name
-from .preflight import ConfigError
+from mmprovpt.errors import ConfigError
+
+from .config import type_name
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

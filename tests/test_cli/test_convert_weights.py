@@ -13,8 +13,8 @@ from mmengine.registry import MODELS, DefaultScope
 from safetensors.torch import save_file
 from timm.models import load_checkpoint, swin_transformer, vision_transformer
 
-from mmprovpt.utils import ConfigError
-from mmprovpt.utils.convert_weights import build_timm, compare, convert, read_source, to_mmpretrain
+from mmprovpt.cli.convert_weights import build_timm, compare, convert, read_source, to_mmpretrain
+from mmprovpt.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 VIT = dict(embed_dim=192, depth=2, num_heads=3)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmprovpt.utils import ConfigError, check_config, preflight
+from mmprovpt.cli import preflight
+from mmprovpt.cli.preflight import check_config
+from mmprovpt.errors import ConfigError
 
 
 @pytest.fixture

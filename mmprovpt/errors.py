@@ -1,0 +1,5 @@
+"""What a user did wrong, said so that he can mend it. Imports nothing, so that every room may use it."""
+
+
+class ConfigError(ValueError):
+    """A mistake of the user, in a config, in data or on the command line, that needs no traceback."""

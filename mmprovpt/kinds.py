@@ -1,0 +1,93 @@
+"""Classes that a config chooses by name: the one mechanism by which users add their own."""
+import inspect
+import warnings
+from typing import Dict, List, Sequence, Tuple
+
+from .errors import ConfigError
+
+
+class Kinds(dict):
+    """Name → class, for one place in a config, such as ``pruner=dict(type='IdlenessPruner', criterion='taylor')``.
+
+    Users add a class of their own by the decorator ``@PRUNERS.register``, or give the class itself as ``type``.
+    A class may have two attributes for options of earlier releases, which then are no longer arguments:
+    ``renamed``, old name → new name, taken with a warning; and ``removed``, old name → what to do instead, refused.
+
+    Args:
+        what: What these classes are, for messages: ``'pruner'``.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def register(self, cls: type) -> type:
+        """Add a class under its name; a decorator.
+
+        Raises:
+            ConfigError: Another class has the name.
+        """
+        if self.get(cls.__name__, cls) is not cls:
+            raise ConfigError(f'a {self.what} called {cls.__name__} exists already ({self[cls.__name__].__module__}): '
+                              'give yours another name')
+        self[cls.__name__] = cls
+        return cls
+
+    def check(self, config: dict, runtime: Sequence[str] = ()) -> Tuple[type, dict]:
+        """The class that a config means, and its arguments, without building it.
+
+        Args:
+            config: ``dict(type=name or class, argument=value, ...)``.
+            runtime: Arguments that the program gives and a config cannot.
+
+        Raises:
+            ConfigError: The config is no dict, its type is missing or unknown, or an argument is unknown or was
+                removed.
+        """
+        if not isinstance(config, dict) or 'type' not in config:
+            raise ConfigError(f"{self.what}={config!r}, but it must be a dict such as dict(type='{next(iter(self))}')")
+        name, arguments = config['type'], {key: value for key, value in config.items() if key != 'type'}
+        cls = name if isinstance(name, type) else self.get(str(name).removeprefix('mmprovpt.'))
+        if cls is None:
+            raise ConfigError(f'{self.what}: type={name!r} is unknown; known are {", ".join(self)}')
+        for old, new in getattr(cls, 'renamed', {}).items():
+            if old in arguments:
+                warnings.warn(f'{cls.__name__}: {old} is called {new} now; the old name goes with the next release',
+                              FutureWarning, stacklevel=3)
+                arguments[new] = arguments.pop(old)
+        for old, advice in getattr(cls, 'removed', {}).items():
+            if old in arguments:
+                raise ConfigError(f'{cls.__name__} has no {old} any more: {advice}')
+        known = [key for key in arguments_of(cls) if key not in runtime]
+        unknown = sorted(set(arguments) - set(known))
+        if unknown:
+            raise ConfigError(f'{cls.__name__} has no argument {", ".join(unknown)}; known are {", ".join(known)}')
+        return cls, arguments
+
+    def build(self, config: dict, **runtime):
+        """Build what a config means.
+
+        Args:
+            config: See :meth:`check`.
+            **runtime: Arguments known only now. Those in the config take precedence, and those that the class does not
+                have are left out.
+
+        Raises:
+            ConfigError: See :meth:`check`.
+        """
+        cls, arguments = self.check(config)
+        known = arguments_of(cls)
+        return cls(**{**{key: value for key, value in runtime.items() if key in known}, **arguments})
+
+
+def arguments_of(cls: type) -> List[str]:
+    """Names of a class's arguments, with those that its ``**kwargs`` hand on to its bases."""
+    names: Dict[str, None] = {}
+    for base in cls.__mro__:
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names.update((p.name, None) for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in names if name != 'self']

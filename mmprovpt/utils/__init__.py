@@ -1,3 +1,0 @@
-from .preflight import ConfigError, check_config
-
-__all__ = ['ConfigError', 'check_config']
