@@ -45,6 +45,7 @@ _refuse_known_bad({
     if name in ('torch', 'numpy') or find_spec(name)
 })
 
-from .prompts import PromptSet, inject_prompts, tuned_state_dict  # noqa: E402
+from .backbones import inject_prompts, tuned_state_dict  # noqa: E402
+from .prompts import PromptSet  # noqa: E402
 
 __all__ = ['PromptSet', '__version__', 'inject_prompts', 'tuned_state_dict']

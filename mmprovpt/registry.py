@@ -11,7 +11,7 @@ from mmengine.registry import Registry
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
-    locations=['mmprovpt.prompts', 'mmprovpt.backbones'])
+    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 DATASETS = Registry(
     'dataset', parent=ROOT_DATASETS, scope='mmprovpt', locations=['mmprovpt.datasets.vtab1k', 'mmprovpt.datasets.fgvc'])

@@ -26,7 +26,7 @@ from mmprovpt.cli.config import HOOK, find_backbones, find_hooks, find_prompts, 
 from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
 from mmprovpt.cli.setup import read_config, user_errors
 from mmprovpt.errors import ConfigError
-from mmprovpt.prompts.inject import Block, find_blocks
+from mmprovpt.attention.support import Block, find_blocks
 from mmprovpt.prompts.prompt_set import check_num_tokens
 
 PROMPTED = {name: f'mmprovpt.Prompted{name}' for name in ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')}

@@ -18,7 +18,8 @@ import mmprovpt  # noqa: F401  refuses versions that are known to fail, before a
 from mmprovpt.cli.setup import build_model, user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
-from mmprovpt.prompts.frozen import FINGERPRINT, tuned_state_dict
+from mmprovpt.backbones import tuned_state_dict
+from mmprovpt.backbones.loading import FINGERPRINT
 
 EMA = 'module.'  # what EMAHook puts in front of its keys
 

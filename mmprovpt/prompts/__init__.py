@@ -1,8 +1,7 @@
+"""What a prompt is: rows and their owners, in three forms."""
 from .adaptive import AdaptivePrompts
-from .frozen import tuned_state_dict
-from .inject import inject_prompts
-from .prompt_set import PromptSet
+from .prompt_set import FORMS, PromptSet, find_prompts
 from .shallow import ShallowPrompts
 from .static import StaticPrompts
 
-__all__ = ['AdaptivePrompts', 'PromptSet', 'ShallowPrompts', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']
+__all__ = ['FORMS', 'AdaptivePrompts', 'PromptSet', 'ShallowPrompts', 'StaticPrompts', 'find_prompts']

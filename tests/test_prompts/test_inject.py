@@ -5,7 +5,7 @@ from matrix import CASES, build
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmprovpt.prompts import inject_prompts
+from mmprovpt import inject_prompts
 
 
 @pytest.fixture

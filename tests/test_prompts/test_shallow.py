@@ -7,7 +7,8 @@ from torch import nn
 
 from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.hooks.find import find_pool
-from mmprovpt.prompts import ShallowPrompts, inject_prompts
+from mmprovpt import inject_prompts
+from mmprovpt.prompts import ShallowPrompts
 
 SHALLOW = KINDS['shallow']
 
