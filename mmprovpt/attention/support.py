@@ -7,6 +7,8 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import nn
 
+from mmprovpt.errors import ConfigError
+
 from .base import PromptedAttention
 from .mmcv_mha import PromptedMMCVAttention
 from .mmpretrain_attention import PromptedMultiheadAttention
@@ -38,14 +40,14 @@ def support(attentions: Sequence[str], blocks: Sequence[str], backbones: Sequenc
         blocks, backbones: See :class:`Support`; they are added to those known.
 
     Raises:
-        ValueError: Another class reads this attention already.
+        ConfigError: Another class reads this attention already.
     """
 
     def register(reads: type) -> type:
         for name in attentions:
             known = SUPPORTED.get(name, Support(reads, (), ()))
             if known.reads is not reads:
-                raise ValueError(f'{name} is read by {known.reads.__name__} already')
+                raise ConfigError(f'{name} is read by {known.reads.__name__} already')
             SUPPORTED[name] = Support(reads, (*known.blocks, *blocks), (*known.backbones, *backbones))
         return reads
 
@@ -103,7 +105,7 @@ def find_blocks(backbone: nn.Module) -> List[Block]:
     """The blocks of a backbone that can own prompts, in the order of their forward.
 
     Raises:
-        ValueError: If there is none, or if a class of attention, block or backbone is not known: it is named, and so is
+        ConfigError: If there is none, or if a class of attention, block or backbone is not known: it is named, and so is
             what is supported.
     """
     modules = dict(backbone.named_modules())
@@ -114,8 +116,8 @@ def find_blocks(backbone: nn.Module) -> List[Block]:
         strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()]
     if strangers or not found:
         names = ', '.join(sorted({full_name(type(module)) for module in strangers}))
-        raise ValueError(
-            f'{type(backbone).__name__} has {"attention that takes no prompts: " + names if names else "no attention"}. '
+        raise ConfigError(
+            f'{type(backbone).__name__} has {"attention that takes no prompts: " + names if names else "no attention at all"}. '
             f'Prompts are read by attention. {supported_text()}')
     return [_block(modules, name) for name in found]
 
@@ -140,10 +142,10 @@ def _block(modules: Dict[str, nn.Module], name: str) -> Block:
     above = [name[:end] for end in range(len(name) - 1, 0, -1) if name[end] == '.'] + ['']
     block = next((parent for parent in above if full_name(type(modules[parent])) in entry.blocks), None)
     if block is None:
-        raise ValueError(_unknown(name, attention, 'block', modules[above[0]], entry.blocks))
+        raise ConfigError(_unknown(name, attention, 'block', modules[above[0]], entry.blocks))
     owner = _owner(modules, above[above.index(block) + 1:], entry)
     if owner is None:
-        raise ValueError(_unknown(name, attention, 'backbone', modules[''], entry.backbones))
+        raise ConfigError(_unknown(name, attention, 'backbone', modules[''], entry.backbones))
     module = modules[block]
     return Block(block, module, attention, owner, module.norm1.weight.numel())
 

@@ -14,7 +14,7 @@ from mmengine.runner import load_checkpoint
 
 from mmprovpt.cli.setup import build_model, user_errors
 from mmprovpt.errors import ConfigError
-from mmprovpt.visualization import look, plot_attention
+from mmprovpt.visualization import attention_maps, plot_attention
 
 
 def parse_args():
@@ -67,12 +67,12 @@ def main():
     cfg = Config.fromfile(args.config)
     model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)
-    looks = look(model.backbone, inputs)
-    if not looks.patches:
+    maps = attention_maps(model.backbone, inputs)
+    if not maps.patches:
         print('This backbone has no class token: the mean over all queries is drawn, and no maps of patches.')
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(plot_attention(looks, picture(model, inputs), out, title=Path(args.image).name))
+    print(plot_attention(maps, picture(model, inputs), out, title=Path(args.image).name))
 
 
 if __name__ == '__main__':
