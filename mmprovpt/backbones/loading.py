@@ -48,7 +48,7 @@ class CompleteLoading:
         _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._check_complete(state_dict, prefix)
-        if not has_prompts:
+        if not has_prompts and self.prompts.is_filled:
             # strict=True is for what the checkpoint could have.
             state_dict.update({prefix + PROMPTS + name: value for name, value in self.prompts.state_dict().items()})
         if not only_tuned:

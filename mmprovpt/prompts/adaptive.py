@@ -94,7 +94,8 @@ class AdaptivePrompts(StaticPrompts):
     def _reset_blocks(self) -> None:
         """What blocks have beside rows, as its authors start it."""
         self.kernels.copy_(torch.randn(self.kernels.shape))
-        self.norms.zero_()
+        for parameter in (self.norms, self.down, self.up):
+            parameter.zero_()
         for block, width in enumerate(self.embed_dims):
             self.norms[0, block, :width] = 1
             number = self._projector[block]
@@ -163,7 +164,7 @@ class AdaptivePrompts(StaticPrompts):
                                'outside of a forward of the backbone, or run again by a checkpointing that is not ours: '
                                'use with_cp=True in the config, or backbone.set_grad_checkpointing()')
         height, width = (-(-size // 2**self._stage[block]) for size in grid)
-        tokens = x.flatten(1, -2)
+        tokens = x.flatten(1, -2).to(self.norms.dtype)  # frozen weights may be of lower precision
         if height * width > tokens.shape[1] or self._stage[-1] and height * width != tokens.shape[1]:
             raise ValueError(f'block {block} has {tokens.shape[1]} tokens, which are not {height} x {width} patches')
         if min(height, width) < self.kernel_size:

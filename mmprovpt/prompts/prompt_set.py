@@ -34,6 +34,7 @@ class PromptSet(nn.Module):
     Attributes:
         tokens (nn.Parameter): (N, max C_i), float32. Prompt k is its first C_i numbers, i its block.
         block_index (Tensor): (N,), int64, buffer, in [0, L); -1 for a prompt that no block reads.
+        is_filled: Whether rows and owners have values; not between ``to_empty`` and loading or ``reset_parameters``.
         probe: Who measures prompts in forward and backward (:class:`mmprovpt.relocation.Criterion`), or None.
 
     Raises:
@@ -62,8 +63,7 @@ class PromptSet(nn.Module):
         self.register_buffer('block_index', self.initial_owners())
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
         self.probe = None
-        # False between ``to_empty`` and loading or ``reset_parameters``.
-        self._is_filled = True
+        self.is_filled = True
         # On an accelerator, what the owners were when last asked for: (block_index, its version, it on the host, result).
         self._known_owners: Optional[tuple] = None
         # A parameter that no forward uses would stall DDP.
@@ -109,7 +109,7 @@ class PromptSet(nn.Module):
         for prompt, block in enumerate(owners.tolist()):
             row = self.initial_row(block)
             self.tokens[prompt, :len(row)] = row.to(self.tokens)
-        self._is_filled = True
+        self.is_filled = True
         self.owners_changed()
 
     # Who owns what
@@ -146,7 +146,7 @@ class PromptSet(nn.Module):
                 raise RuntimeError('Which block owns which prompt becomes a constant of an exported graph, and is known '
                                    'after the first forward: call the model once before you export it')
             return [torch.tensor(owned.tolist(), dtype=torch.long) for owned in self._known_owners[3]]
-        if index.is_meta or not self._is_filled:
+        if index.is_meta or not self.is_filled:
             raise RuntimeError('The prompts have no values: the model was built on the meta device, or emptied. Load a '
                                'checkpoint, or call prompts.reset_parameters() after to_empty()')
         away = running.hidden(self)
@@ -232,7 +232,7 @@ class PromptSet(nn.Module):
         # ``to_empty`` cannot be told from other moves but by what it does to values.
         moved = fn(torch.tensor(_SENTINEL, device=self.block_index.device))
         if not moved.is_meta and moved.detach().cpu().tolist() != list(_SENTINEL):
-            self._is_filled = False
+            self.is_filled = False
         self.owners_changed()
         return super()._apply(fn, recurse)
 
@@ -244,7 +244,7 @@ class PromptSet(nn.Module):
                 f'but this backbone has the blocks 0 to {self.num_blocks - 1}: it is of another backbone')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if all(prefix + name in state_dict for name in (*self._parameters, *self._buffers)):
-            self._is_filled = True
+            self.is_filled = True
         self.owners_changed()
 
 
