@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 from test_configs import BASELINES, CHOSEN, FAMILIES, METHODS, MINIATURE, ROOT, TASKS, differences, parse, read
 
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
@@ -65,17 +64,17 @@ def test_task_is_chosen_from_outside(pattern):
         name = pattern.format(method)
         first = parse(name)
         for task in tasks:
-            cfg = Config(parse(name, task))
+            cfg = parse(name, task)
             if 'miniature' in pattern:
                 classes, prompts = len(MINIATURE[task].classes), 5
             else:
                 classes, prompts = tasks[task]
             prompts = 10 if 'swin_b' in pattern else prompts
-            assert [cfg[f'{phase}_dataloader'].dataset.task for phase in ('train', 'val', 'test')] == [task] * 3
-            assert (cfg.model.head.num_classes, cfg.num_classes, cfg.task) == (classes, classes, task)
+            assert [cfg[f'{phase}_dataloader']['dataset']['task'] for phase in ('train', 'val', 'test')] == [task] * 3
+            assert (cfg['model']['head']['num_classes'], cfg['num_classes'], cfg['task']) == (classes, classes, task)
             if method not in ('full', 'lora'):
-                assert cfg.model.backbone.prompts.num_tokens == (0 if method == 'linear' else prompts)
-            assert cfg.work_dir == f'work_dirs/{Path(name).stem}_{task}'
+                assert cfg['model']['backbone']['prompts']['num_tokens'] == (0 if method == 'linear' else prompts)
+            assert cfg['work_dir'] == f'work_dirs/{Path(name).stem}_{task}'
             follows = {'model.backbone.prompts.num_tokens', 'model.head.num_classes'} | {
                 f'{phase}_dataloader.dataset.{key}' for phase in ('train', 'val', 'test')
                 for key in ('task', 'num_classes')}

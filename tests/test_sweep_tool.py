@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from toy_model import TOY
 
+from mmprovpt.sweep import run_trial, write_config
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location('tools_sweep', ROOT / 'tools/sweep.py')
 sweep = importlib.util.module_from_spec(spec)
@@ -98,6 +100,13 @@ def test_dry_run_of_the_default_grid(toy, monkeypatch, capsys):
     assert not (toy / 'work_dirs').exists(), 'it writes nothing'
 
 
+def run_here(trials, title, args):
+    """As run_trials, without Ray."""
+    for trial in trials:
+        write_config(trial)
+        run_trial(trial.folder, trial.phase, args.metric)
+
+
 def test_tasks_of_one_config(toy, monkeypatch, capsys):
     """Each has a folder of its own, which is the same when TASK chooses it."""
     (toy / 'each.py').write_text(CONFIG + """
@@ -105,20 +114,18 @@ task = '{{$TASK:six}}'
 test_dataloader.update(dataset=dict(type='Ones', held=dict(six=True, eight=False)[task]))
 """)
     monkeypatch.delenv('TASK', raising=False)
-    command = ['--no-grid', '--seeds', '1', '--metric', 'number', '--gpus-per-trial', '0']
-    monkeypatch.setenv('PYTHONPATH', f'{ROOT}:{toy}')
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    subprocess.run([sys.executable, ROOT / 'tools/sweep.py', 'each.py', '--tasks', 'six', 'eight', *command],
-                   check=True, capture_output=True)
+    command = ['--no-grid', '--seeds', '1', '--metric', 'number']
+    monkeypatch.setattr(sweep, 'run_trials', run_here)
+    call(monkeypatch, 'each.py', '--tasks', 'six', 'eight', *command)
     folder = toy / 'work_dirs/sweep'
     summaries = [json.loads((folder / name / 'summary.json').read_text()) for name in ('each_six', 'each_eight')]
     assert [summary['test'] for summary in summaries] == [{'0': 6}, {'0': 8}]
     assert [summary['config'] for summary in summaries] == ['each_six', 'each_eight']
     monkeypatch.setenv('TASK', 'eight')
-    monkeypatch.setattr(sweep, 'start_ray', None)  # nothing is left to do
+    monkeypatch.setattr(sweep, 'run_trials', lambda *args: None)  # it takes what is there
     capsys.readouterr()
     call(monkeypatch, 'each.py', *command)
-    assert [row[5] for row in rows(capsys.readouterr().out)[1:]] == ['finished']
+    assert [row[4:] for row in rows(capsys.readouterr().out)[1:]] == [['8.00', 'finished']]
     monkeypatch.delenv('TASK')
     call(monkeypatch, 'each.py', '--no-grid', '--dry-run')
     assert capsys.readouterr().out == 'work_dirs/sweep/each_six: 3 seeds, no grid\n'
