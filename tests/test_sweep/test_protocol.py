@@ -174,7 +174,7 @@ def test_without_a_grid(task, tmp_path):
     (False, dict(prompts=dict(type='ShallowPrompts', num_tokens=3)), 'VPT-Shallow'),
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=0)), 'Linear'),
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=[0, 0])), 'Linear'),
-    (True, dict(prompts=dict(type='StaticPrompts', num_tokens=0, num_spare=3)), 'PRO-VPT'),
+    (True, dict(prompts=dict(type='StaticPrompts', num_tokens=0)), 'PRO-VPT'),  # the hook counts, not the prompts
     (False, dict(type='VisionTransformer'), 'Full'),
     (False, dict(type='mmpretrain.LoRAModel', module=dict(type='VisionTransformer')), 'LoRA')])
 def test_method(task, tmp_path, hooks, backbone, method):
