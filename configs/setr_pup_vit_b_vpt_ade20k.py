@@ -1,5 +1,5 @@
 # VPT-Deep: SETR-PUP on ADE20k, ViT-B/16 pre-trained on ImageNet-21k and frozen, 160k iterations
-# (001, Tab. vii: 39.1 mIoU SS, 40.1 MS).
+# (PRO-VPT, Table vii: 39.1 mIoU SS, 40.1 MS).
 _base_ = 'setr_pup_vit_l_vpt_ade20k.py'
 
 # MMSegmentation has no SETR on a ViT-B. The blocks are those of the SETR authors' configs for ViT-B (DeiT).

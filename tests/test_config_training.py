@@ -61,6 +61,7 @@ def localise(cfg, root, folder):
 def test_trains_to_the_end(method, root, tmp_path):
     cfg = localise(small_backbone(config('vtab1k', method, 'kitti')), root, tmp_path)
     assert cfg.model.head.num_classes == 4
+    cfg.merge_from_dict({'default_hooks.logger.interval': 1})  # as --cfg-options does
     before = {}
     runner = Runner.from_cfg(cfg)
     runner.register_hook(Snapshot(before))
@@ -72,7 +73,9 @@ def test_trains_to_the_end(method, root, tmp_path):
     assert different(model, before) - {'backbone.prompts.block_index'} == trained
     assert len(trained) == dict(linear=2, full=2 + 4 + 3 * 12 + 2, lora=2 + 3 * 2).get(method, len(trained))
     log, = tmp_path.glob('*/vis_data/scalars.json')
-    scores = [row for row in map(json.loads, log.read_text().splitlines()) if 'accuracy/top1' in row]
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len([row for row in rows if 'loss' in row]) == 32
+    scores = [row for row in rows if 'accuracy/top1' in row]
     assert len(scores) == 1 and 0 <= scores[0]['accuracy/top1'] <= 100  # at the end, and only there
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_2.pth']
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from toy_model import TOY
 
+from mmprovpt.sweep import run_trial, write_config
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location('tools_sweep', ROOT / 'tools/sweep.py')
 sweep = importlib.util.module_from_spec(spec)
@@ -98,8 +100,62 @@ def test_dry_run_of_the_default_grid(toy, monkeypatch, capsys):
     assert not (toy / 'work_dirs').exists(), 'it writes nothing'
 
 
+def run_here(trials, title, args):
+    """As run_trials, without Ray."""
+    for trial in trials:
+        write_config(trial)
+        run_trial(trial.folder, trial.phase, args.metric)
+
+
+def test_tasks_of_one_config(toy, monkeypatch, capsys):
+    """Each has a folder of its own, which is the same when TASK chooses it."""
+    (toy / 'each.py').write_text(CONFIG + """
+task = '{{$TASK:six}}'
+test_dataloader.update(dataset=dict(type='Ones', held=dict(six=True, eight=False)[task]))
+""")
+    monkeypatch.delenv('TASK', raising=False)
+    command = ['--no-grid', '--seeds', '1', '--metric', 'number']
+    monkeypatch.setattr(sweep, 'run_trials', run_here)
+    call(monkeypatch, 'each.py', '--tasks', 'six', 'eight', *command)
+    folder = toy / 'work_dirs/sweep'
+    summaries = [json.loads((folder / name / 'summary.json').read_text()) for name in ('each_six', 'each_eight')]
+    assert [summary['test'] for summary in summaries] == [{'0': 6}, {'0': 8}]
+    assert [summary['config'] for summary in summaries] == ['each_six', 'each_eight']
+    monkeypatch.setenv('TASK', 'eight')
+    monkeypatch.setattr(sweep, 'run_trials', lambda *args: None)  # it takes what is there
+    capsys.readouterr()
+    call(monkeypatch, 'each.py', *command)
+    assert [row[4:] for row in rows(capsys.readouterr().out)[1:]] == [['8.00', 'finished']]
+    monkeypatch.delenv('TASK')
+    call(monkeypatch, 'each.py', '--no-grid', '--dry-run')
+    assert capsys.readouterr().out == 'work_dirs/sweep/each_six: 3 seeds, no grid\n'
+    with pytest.raises(SystemExit, match='would share a folder: each_six, each_six'):
+        call(monkeypatch, 'each.py', '--tasks', 'six', 'six', '--dry-run')
+    with pytest.raises(SystemExit, match='good.py does not take its task from the environment variable TASK'):
+        call(monkeypatch, 'good.py', '--tasks', 'six', '--dry-run')
+
+
+def test_tasks_of_our_configs(monkeypatch, capsys, tmp_path):
+    """A dry run needs the data's folders and weights alone."""
+    for task in ('cifar', 'svhn'):
+        for split in ('train800', 'val200', 'train800val200', 'test'):
+            (tmp_path / 'data/vtab-1k' / task).mkdir(parents=True, exist_ok=True)
+            (tmp_path / f'data/vtab-1k/{task}/{split}.txt').write_text('images/0.png 0\n')
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints/vit_b16_in21k.pth').write_bytes(b'x')
+    monkeypatch.chdir(tmp_path)
+    configs = [str(ROOT / f'configs/vtab1k/vit_b_{method}.py') for method in ('lora', 'provapt')]
+    call(monkeypatch, *configs, '--tasks', 'cifar', 'svhn', '--no-grid', '--dry-run')
+    assert capsys.readouterr().out.splitlines() == [
+        f'work_dirs/sweep/vit_b_{name}: 3 seeds, no grid'
+        for name in ('lora_cifar', 'lora_svhn', 'provapt_cifar', 'provapt_svhn')]
+    with pytest.raises(SystemExit, match="no task 'count'; known: cifar, caltech101"):
+        call(monkeypatch, *configs, '--tasks', 'count', '--dry-run')
+
+
 def test_mistakes_end_with_a_message(toy, monkeypatch):
     (toy / 'other').mkdir()
+    (toy / 'other/good.py').write_text(CONFIG)
     with pytest.raises(SystemExit, match='no such config file: nowhere.py'):
         call(monkeypatch, 'nowhere.py')
     with pytest.raises(SystemExit, match='of the same name would share a folder: good, good'):

@@ -67,7 +67,7 @@ def test_papers_numbers_agree_with_its_averages():
             assert mean(means) == pytest.approx(row['averages']['mean'], abs=0.1), method
     vtab = paper['VTAB-1k']['rows']
     assert mean(vtab['PRO-VPT']['scores'].values()) == pytest.approx(75.8, abs=0.05)
-    # METHOD § 8
+    # PRO-VPT, Tables 1 and 2
     assert [vtab[method]['averages']['mean'] for method in ('VPT-Deep', 'PRO-VPT')] == [76.4, 78.0]
     assert [paper['FGVC']['rows'][method]['averages']['mean'] for method in ('VPT-Deep', 'PRO-VPT')] == [89.7, 91.7]
 

@@ -2,11 +2,13 @@
 """The paper's protocol: a grid of learning rates and weight decays, its winner trained anew and tested.
 
     python tools/sweep.py CONFIG... --seeds 3
+    python tools/sweep.py configs/vtab1k/vit_b_lora.py --tasks cifar svhn    # as with TASK=cifar, then with TASK=svhn
 
-For each config: every pair of the grid is trained on the training split and validated; the winner is trained on
-training and validation data together, once per seed, and tested. Ray Tune runs the trials, on this machine or on a
-cluster (--address). Who starts the script again skips what is finished and goes on with the rest from its last
-checkpoint. Everything lies in WORK_DIR/<name of the config>/; tools/table.py makes the table of it. See docs/sweep.md.
+For each config, and each task of one that serves several: every pair of the grid is trained on the training split and
+validated; the winner is trained on training and validation data together, once per seed, and tested. Ray Tune runs the
+trials, on this machine or on a cluster (--address). Who starts the script again skips what is finished and goes on with
+the rest from its last checkpoint. Everything lies in WORK_DIR/<name of the config>/, or WORK_DIR/<name of the
+config>_<task>/ where it serves several tasks; tools/table.py makes the table of it. See docs/sweep.md.
 """
 import argparse
 import json
@@ -29,6 +31,7 @@ from mmprovpt.sweep import (
     check_phases,
     choose_winner,
     final_trials,
+    folder_name,
     give_up,
     own_rates,
     read_result,
@@ -133,13 +136,13 @@ def progress(bar: tqdm, todo: set):
     return Progress()
 
 
-def sweep(config: str, args: argparse.Namespace) -> None:
-    """Both phases of a config, and its summary.json.
+def sweep(config: str, name: Optional[str], args: argparse.Namespace) -> None:
+    """Both phases of a config and a task of it, and their summary.json.
 
     Raises:
         ConfigError: No trial of the grid is finished, or a seed of the winner is not.
     """
-    task, search, folder = plan(config, args)
+    task, search, folder = plan(config, name, args)
     if args.no_grid:
         base_lr, weight_decay = own_rates(task)
     else:
@@ -159,10 +162,16 @@ def sweep(config: str, args: argparse.Namespace) -> None:
         raise ConfigError(f'{folder}: not all seeds are finished: {", ".join(missing)}; start again to retry')
 
 
-def plan(config: str, args: argparse.Namespace):
-    """Task, trials of the grid and folder, with all that can be known to fail checked."""
-    task = read_task(config, args.cfg_options)
-    folder = args.work_dir / Path(config).stem
+def plan(config: str, name: Optional[str], args: argparse.Namespace):
+    """Task, trials of the grid and folder, with all that can be known to fail checked.
+
+    Args:
+        config: The file.
+        name: Of the task, for a file that serves several; None: whatever it is read for.
+        args: The command line's.
+    """
+    task = read_task(config, args.cfg_options, name)
+    folder = args.work_dir / folder_name(config, task)
     # Which wins does not change the data, so mistakes in the second phase show before the first.
     final = final_trials(task, folder, 1., 0., 1, args.final_options)
     if args.no_grid:
@@ -186,6 +195,9 @@ def trial_table(trials: List[Trial]) -> str:
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument('--tasks', nargs='+', metavar='TASK', default=[None],
+                        help='for configs that serve several tasks; default: that of the environment variable TASK, or '
+                        "the config's own")
     parser.add_argument('--seeds', type=int, default=3, help='how many; default 3')
     parser.add_argument('--base-lrs', type=float, nargs='+', default=BASE_LRS, metavar='LR',
                         help='lr = base * batch size / 256; default: ' + ' '.join(f'{lr:g}' for lr in BASE_LRS))
@@ -213,10 +225,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 @user_errors()
 def main():
     args = parse_args()
-    names = [Path(config).stem for config in args.configs]
+    jobs = [(config, name) for config in args.configs for name in args.tasks]
+    plans = [plan(config, name, args) for config, name in jobs]
+    names = [folder.name for _, _, folder in plans]
     if len(set(names)) < len(names):
         raise ConfigError(f'configs of the same name would share a folder: {", ".join(sorted(names))}')
-    plans = [plan(config, args) for config in args.configs]
     if args.dry_run:
         for _, search, folder in plans:
             print(f'{folder}: {len(search)} trials, then {args.seeds} seeds\n{trial_table(search)}' if search else
@@ -224,16 +237,16 @@ def main():
         return
     args.resources = None  # of a trial; Ray starts when there is something to run
     failures = []
-    for config in args.configs:
+    for config, name in jobs:
         try:
-            sweep(config, args)
+            sweep(config, name, args)
         except RayError:
             raise
         except ConfigError as error:  # the next config may do better
-            failures.append(config)
+            failures.append(config if name is None else f'{config} ({name})')
             print(f'error: {error}', file=sys.stderr)
     if failures:
-        raise ConfigError(f'{len(failures)} of {len(args.configs)} sweeps are incomplete (see above): '
+        raise ConfigError(f'{len(failures)} of {len(jobs)} sweeps are incomplete (see above): '
                           + ', '.join(failures))
 
 

@@ -13,6 +13,8 @@ from typing import Dict, NamedTuple, Tuple
 import numpy as np
 from PIL import Image
 
+from mmprovpt.errors import ConfigError
+
 SIZE = 56  # px, of every image
 NUM_TEST = 2000  # images of a test split, as far as there are as many
 SPLITS = dict(train='train', test='t10k')  # and the beginning of the file names that Fashion-MNIST gives them
@@ -49,6 +51,17 @@ TASKS: Dict[str, Task] = dict(
     location=Task('Structured', _bins('px', LOCATION_EDGES)),
     orientation=Task('Structured', _bins('degrees', ORIENTATION_EDGES)),
     size=Task('Structured', _bins('px', SIZE_EDGES)))
+
+
+def find_miniature_task(task: str) -> Task:
+    """The entry of a task.
+
+    Raises:
+        ConfigError: An unknown task; the known ones are listed.
+    """
+    if task not in TASKS:
+        raise ConfigError(f'the miniature of VTAB has no task {task!r}; known: {", ".join(TASKS)}')
+    return TASKS[task]
 
 
 def read_idx(path: Path) -> np.ndarray:

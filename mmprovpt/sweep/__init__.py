@@ -9,6 +9,7 @@ from .protocol import (
     check_phases,
     choose_winner,
     final_trials,
+    folder_name,
     own_rates,
     phase_options,
     read_task,
@@ -19,6 +20,7 @@ from .protocol import (
 from .trial import give_up, read_result, run_trial, state_of
 
 __all__ = [
-    'BASE_LRS', 'WEIGHT_DECAYS', 'Trial', 'check_phases', 'choose_winner', 'final_trials', 'give_up', 'own_rates',
-    'phase_options', 'read_result', 'read_task', 'run_trial', 'search_trials', 'state_of', 'summarise', 'write_config'
+    'BASE_LRS', 'WEIGHT_DECAYS', 'Trial', 'check_phases', 'choose_winner', 'final_trials', 'folder_name', 'give_up',
+    'own_rates', 'phase_options', 'read_result', 'read_task', 'run_trial', 'search_trials', 'state_of', 'summarise',
+    'write_config'
 ]

@@ -1,6 +1,8 @@
 """Which runs a sweep consists of, which of them wins, and what is kept of it."""
+import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -48,13 +50,24 @@ class Trial(NamedTuple):
         return self.folder.name
 
 
-def read_task(path: str, options: Optional[dict] = None) -> Config:
+def read_task(path: str, options: Optional[dict] = None, task: Optional[str] = None) -> Config:
     """The config of a sweep, with overrides.
 
+    Args:
+        path: The file.
+        options: Keys with dots.
+        task: For a file that serves several tasks: the one that it is read for. None: that of the environment
+            variable TASK, or the file's own.
+
     Raises:
-        ConfigError: There is no such file, or it lacks what a sweep changes or measures.
+        ConfigError: There is no such file or task, the file serves one task alone, or it lacks what a sweep changes or
+            measures.
     """
-    cfg = read_config(path, options)
+    with _environment('TASK', task):
+        cfg = read_config(path, options)
+    if task is not None and cfg.get('task') != task:
+        raise ConfigError(f'{path} does not take its task from the environment variable TASK, so --tasks {task} would '
+                          'change nothing: leave it out, or name a config that does (docs/classification.md)')
     for key in ('optim_wrapper.optimizer', 'train_dataloader.batch_size', 'train_dataloader.dataset',
                 'val_dataloader.dataset', 'val_evaluator', 'test_dataloader.dataset', 'test_evaluator'):
         node = cfg
@@ -63,6 +76,26 @@ def read_task(path: str, options: Optional[dict] = None) -> Config:
         if not node:
             raise ConfigError(f'{path} has no {key}, which a sweep needs: it validates the grid and tests the winner')
     return cfg
+
+
+@contextmanager
+def _environment(name: str, value: Optional[str]) -> Iterator[None]:
+    """An environment variable with another value for a while; None changes nothing."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
+
+
+def folder_name(path: str, task: Config) -> str:
+    """Name of a sweep's folder: the file's, and the task's where a file serves several."""
+    return '_'.join([Path(path).stem, *([task.task] if task.get('task') else [])])
 
 
 def phase_options(task: Config, phase: str, options: Optional[dict] = None) -> dict:

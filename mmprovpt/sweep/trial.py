@@ -117,9 +117,9 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
     allocator = next((hook.relocator.allocator for hook in runner.hooks if getattr(hook, 'relocator', None)), None)
-    pools = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
+    prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
     return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
-                distribution=pools[0].distribution.tolist() if pools else None)
+                distribution=prompts[0].distribution.tolist() if prompts else None)
 
 
 def score_of(metrics: dict, metric: str) -> float:

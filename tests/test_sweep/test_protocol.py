@@ -1,5 +1,6 @@
 """Which runs a sweep consists of and which wins; nothing is trained."""
 import json
+import os
 
 import pytest
 from mmengine.config import Config
@@ -9,6 +10,7 @@ from mmprovpt.sweep import (
     check_phases,
     choose_winner,
     final_trials,
+    folder_name,
     give_up,
     own_rates,
     read_task,
@@ -39,6 +41,29 @@ default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=5, save_bes
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook')]
 """)
     return read_task(str(tmp_path / 'task.py'))
+
+
+SEVERAL = """
+task = '{{$TASK:cifar}}'
+train_dataloader.update(dataset=dict(type='mmprovpt.VTAB1k', task=task))
+"""
+
+
+def test_a_file_that_serves_several_tasks(task, tmp_path, monkeypatch):
+    (tmp_path / 'lora.py').write_text((tmp_path / 'task.py').read_text() + SEVERAL)
+    path = str(tmp_path / 'lora.py')
+    monkeypatch.delenv('TASK', raising=False)
+    found = [read_task(path), read_task(path, task='svhn')]
+    assert 'TASK' not in os.environ
+    monkeypatch.setenv('TASK', 'dtd')
+    found += [read_task(path), read_task(path, task='kitti')]
+    assert os.environ['TASK'] == 'dtd'
+    assert [cfg.train_dataloader.dataset.task for cfg in found] == ['cifar', 'svhn', 'dtd', 'kitti']
+    assert [folder_name(path, cfg) for cfg in found] == ['lora_cifar', 'lora_svhn', 'lora_dtd', 'lora_kitti']
+    assert folder_name(str(tmp_path / 'task.py'), task) == 'task'
+    with pytest.raises(ConfigError, match='task.py does not take its task from .* TASK, so --tasks kitti would change'):
+        read_task(str(tmp_path / 'task.py'), task='kitti')
+    assert os.environ['TASK'] == 'dtd'
 
 
 def finish(trial, score, **more):
@@ -149,7 +174,7 @@ def test_without_a_grid(task, tmp_path):
     (False, dict(prompts=dict(type='ShallowPrompts', num_tokens=3)), 'VPT-Shallow'),
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=0)), 'Linear'),
     (False, dict(prompts=dict(type='StaticPrompts', num_tokens=[0, 0])), 'Linear'),
-    (True, dict(prompts=dict(type='StaticPrompts', num_tokens=0, num_spare=3)), 'PRO-VPT'),
+    (True, dict(prompts=dict(type='StaticPrompts', num_tokens=0)), 'PRO-VPT'),  # the hook counts, not the prompts
     (False, dict(type='VisionTransformer'), 'Full'),
     (False, dict(type='mmpretrain.LoRAModel', module=dict(type='VisionTransformer')), 'LoRA')])
 def test_method(task, tmp_path, hooks, backbone, method):

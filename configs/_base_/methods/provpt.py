@@ -1,12 +1,4 @@
-# PRO-VPT: as VPT, but prompts relocate after each epoch, and the learning rate stays (001, § 4.1 and Tab. i).
-_base_ = 'vpt.py'
+# PRO-VPT: as VPT, but prompts relocate after each epoch, and the learning rate stays (PRO-VPT, Sec. 4.1 and Table i).
+_base_ = ['vpt.py', 'relocation.py']
 
 param_scheduler = []
-custom_hooks = [
-    dict(
-        type='mmprovpt.PromptRelocationHook',
-        interval=1,
-        by_epoch=True,
-        pruner=dict(type='IdlenessPruner', criterion='taylor'),
-        allocator=dict(type='PPOAllocator'))
-]

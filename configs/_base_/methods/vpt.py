@@ -1,4 +1,4 @@
-# VPT-Deep (001, Tab. i): SGD, 100 epochs, 10 of warm-up, then cosine.
+# VPT-Deep (PRO-VPT, Table i): SGD, 100 epochs, 10 of warm-up, then cosine.
 default_scope = 'mmpretrain'
 
 # lr = base * batch size / 256. Which base and weight decay won the grid of a task is not published; tools/sweep.py
@@ -19,6 +19,7 @@ test_evaluator = val_evaluator
 default_hooks = dict(
     # The frozen weights stay out of checkpoints (docs/small_checkpoints.md).
     checkpoint=dict(type='mmprovpt.PromptCheckpointHook', interval=10, max_keep_ckpts=1),
+    logger=dict(type='LoggerHook'),  # MMEngine's own; named, so that --cfg-options can set its interval
     visualization=dict(type='VisualizationHook', interval=1, enable=False))  # tools/test.py --show-dir
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 randomness = dict(seed=0)

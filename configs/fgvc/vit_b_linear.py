@@ -1,0 +1,4 @@
+# Linear probing, FGVC, the task in TASK.
+_base_ = 'vit_b_vpt.py'
+model = dict(backbone=dict(prompts=dict(num_tokens=0)))
+work_dir = 'work_dirs/{{ fileBasenameNoExtension }}_' + _base_.task

@@ -1,0 +1,4 @@
+# VAPT, FGVC, the task in TASK.
+_base_ = 'vit_b_vpt.py'
+model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))
+work_dir = 'work_dirs/{{ fileBasenameNoExtension }}_' + _base_.task

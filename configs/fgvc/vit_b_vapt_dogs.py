@@ -1,3 +1,0 @@
-# VAPT, FGVC: Stanford Dogs.
-_base_ = 'vit_b_vpt_dogs.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

@@ -1,3 +1,0 @@
-# VAPT, FGVC: NABirds.
-_base_ = 'vit_b_vpt_nabirds.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

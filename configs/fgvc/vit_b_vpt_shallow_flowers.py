@@ -1,3 +1,0 @@
-# VPT-Shallow, FGVC: Oxford Flowers.
-_base_ = 'vit_b_vpt_flowers.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

@@ -1,3 +1,0 @@
-# VPT-Shallow, FGVC: NABirds.
-_base_ = 'vit_b_vpt_nabirds.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

@@ -1,4 +1,0 @@
-# Full fine-tuning, miniature VTAB: size.
-_base_ = 'full_category.py'
-model = dict(head=dict(num_classes=8))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='size', num_classes=8))

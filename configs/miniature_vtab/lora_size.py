@@ -1,4 +1,0 @@
-# LoRA, miniature VTAB: size.
-_base_ = 'lora_category.py'
-model = dict(head=dict(num_classes=8))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='size', num_classes=8))

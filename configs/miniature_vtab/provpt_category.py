@@ -1,9 +1,0 @@
-# PRO-VPT, miniature VTAB: category. Ten epochs, for CPUs.
-_base_ = [
-    '../_base_/backbones/vit_s14_dinov2_42.py', '../_base_/datasets/miniature_vtab.py', '../_base_/methods/provpt.py'
-]
-model = dict(backbone=dict(prompts=dict(type='StaticPrompts', num_tokens=5)), head=dict(num_classes=10))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='category', num_classes=10))
-# On val200 of this task VPT-Deep had 78.5 % with it, 73.0 with a quarter of it; it diverges at 0.125.
-optim_wrapper = dict(optimizer=dict(lr=0.005))
-train_cfg = dict(max_epochs=10, val_interval=10)

@@ -1,4 +1,0 @@
-# PRO-VPT, miniature VTAB: orientation.
-_base_ = 'provpt_category.py'
-model = dict(head=dict(num_classes=8))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='orientation', num_classes=8))

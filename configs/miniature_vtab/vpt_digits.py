@@ -1,4 +1,0 @@
-# VPT-Deep, miniature VTAB: digits.
-_base_ = 'vpt_category.py'
-model = dict(head=dict(num_classes=10))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='digits', num_classes=10))

@@ -1,5 +1,0 @@
-# Full fine-tuning, VTAB-1k: CIFAR-100, on Swin-B.
-_base_ = ['../_base_/backbones/swin_b_in21k.py', '../_base_/datasets/vtab1k.py', '../_base_/methods/full.py']
-model = dict(backbone=dict(type='SwinTransformer'), head=dict(num_classes=100))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='cifar'))
-grid_winner = None  # unknown: the learning rate and weight decay are the method's

@@ -1,7 +1,0 @@
-# LoRA, VTAB-1k: CIFAR-100, on Swin-B.
-_base_ = ['../_base_/backbones/swin_b_in21k.py', '../_base_/datasets/vtab1k.py', '../_base_/methods/lora.py']
-model = dict(
-    backbone=dict(_base_.lora, _delete_=True, module=dict(_base_.model.backbone, type='SwinTransformer')),
-    head=dict(num_classes=100))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='cifar'))
-grid_winner = None  # unknown: the learning rate and weight decay are the method's

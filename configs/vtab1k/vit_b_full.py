@@ -1,0 +1,4 @@
+# Full fine-tuning, VTAB-1k, the task in TASK.
+_base_ = ['../_base_/backbones/vit_b16_in21k.py', '../_base_/tasks/vtab1k.py', '../_base_/methods/full.py']
+model = dict(backbone=dict(type='VisionTransformer'), head=dict(num_classes=_base_.num_classes))
+work_dir = 'work_dirs/{{ fileBasenameNoExtension }}_' + _base_.task

@@ -1,5 +1,0 @@
-# Full fine-tuning, VTAB-1k: dSpr-Loc.
-_base_ = ['../_base_/backbones/vit_b16_in21k.py', '../_base_/datasets/vtab1k.py', '../_base_/methods/full.py']
-model = dict(backbone=dict(type='VisionTransformer'), head=dict(num_classes=16))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='dsprites_loc'))
-grid_winner = None  # unknown: the learning rate and weight decay are the method's

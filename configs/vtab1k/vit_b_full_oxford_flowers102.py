@@ -1,5 +1,0 @@
-# Full fine-tuning, VTAB-1k: Flowers102.
-_base_ = ['../_base_/backbones/vit_b16_in21k.py', '../_base_/datasets/vtab1k.py', '../_base_/methods/full.py']
-model = dict(backbone=dict(type='VisionTransformer'), head=dict(num_classes=102))
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(task='oxford_flowers102'))
-grid_winner = None  # unknown: the learning rate and weight decay are the method's

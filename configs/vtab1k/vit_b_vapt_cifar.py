@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: CIFAR-100.
-_base_ = 'vit_b_vpt_cifar.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

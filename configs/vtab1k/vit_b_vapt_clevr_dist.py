@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: Clevr-Dist.
-_base_ = 'vit_b_vpt_clevr_dist.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: dSpr-Loc.
-_base_ = 'vit_b_vpt_dsprites_loc.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: DTD.
-_base_ = 'vit_b_vpt_dtd.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

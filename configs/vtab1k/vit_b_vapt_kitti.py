@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: KITTI-Dist.
-_base_ = 'vit_b_vpt_kitti.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

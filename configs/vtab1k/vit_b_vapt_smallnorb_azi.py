@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: sNORB-Azi.
-_base_ = 'vit_b_vpt_smallnorb_azi.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

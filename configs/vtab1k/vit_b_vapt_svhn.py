@@ -1,3 +1,0 @@
-# VAPT, VTAB-1k: SVHN.
-_base_ = 'vit_b_vpt_svhn.py'
-model = dict(backbone=dict(prompts=dict(type='AdaptivePrompts')))

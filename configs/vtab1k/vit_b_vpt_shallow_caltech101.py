@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: Caltech101.
-_base_ = 'vit_b_vpt_caltech101.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

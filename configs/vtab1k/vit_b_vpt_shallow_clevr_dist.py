@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: Clevr-Dist.
-_base_ = 'vit_b_vpt_clevr_dist.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

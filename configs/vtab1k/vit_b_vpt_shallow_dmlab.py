@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: DMLab.
-_base_ = 'vit_b_vpt_dmlab.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

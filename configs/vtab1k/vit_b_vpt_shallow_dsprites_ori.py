@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: dSpr-Ori.
-_base_ = 'vit_b_vpt_dsprites_ori.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

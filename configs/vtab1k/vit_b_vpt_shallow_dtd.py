@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: DTD.
-_base_ = 'vit_b_vpt_dtd.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: EuroSAT.
-_base_ = 'vit_b_vpt_eurosat.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))

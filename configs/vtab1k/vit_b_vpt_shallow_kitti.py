@@ -1,3 +1,0 @@
-# VPT-Shallow, VTAB-1k: KITTI-Dist.
-_base_ = 'vit_b_vpt_kitti.py'
-model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))
