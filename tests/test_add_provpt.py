@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from tiny_task import TASK, write_images
 
 from mmprovpt.cli.parameters import count_trainable
-from mmprovpt.cli.setup import build_runner
+from mmprovpt.cli.runner import build_runner
 from mmprovpt.relocation import PPOAllocator
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mmprovpt import tuned_state_dict
 from mmprovpt.cli import export_onnx
-from mmprovpt.cli.setup import build_model
+from mmprovpt.cli.runner import build_model
 
 ROOT = Path(__file__).parents[1]
 VIT = dict(type='mmprovpt.PromptedVisionTransformer', img_size=32, patch_size=16,

@@ -12,7 +12,8 @@ import torch
 from mmengine.config import Config
 from toy_model import TOY
 
-from mmprovpt.cli.setup import sync_bn_to_bn, user_errors
+from mmprovpt.cli.runner import sync_bn_to_bn
+from mmprovpt.cli.user_errors import user_errors
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,10 +22,12 @@ from mmengine.utils import get_installed_path
 from torch import nn
 
 from mmprovpt.backbones.prompted import find_upstream
-from mmprovpt.cli.config import HOOK, find_backbones, find_hooks, find_prompts, type_name
+from mmprovpt.cli.config_parts import HOOK, find_backbones, find_hooks, find_prompts_config, type_name
+from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
-from mmprovpt.cli.setup import read_config, user_errors
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
+from mmprovpt.prompts import find_prompts
 from mmprovpt.prompts.inject import Block, find_blocks
 from mmprovpt.prompts.prompt_set import check_num_tokens
 
@@ -83,7 +85,7 @@ def find_backbone(cfg: Config) -> Place:
         ConfigError: There is none, or several, or it has prompts already.
     """
     model = cfg.get('model') or {}
-    if find_prompts(model) or find_hooks(cfg):
+    if find_prompts_config(model) or find_hooks(cfg):
         raise ConfigError(f'the config has prompts=dict(...) in its model or a {HOOK} already')
     paths = list(find_backbones(model))
     outer = [path for path in paths if path.count('.') == paths[0].count('.')]
@@ -241,7 +243,7 @@ def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> Tup
         added.merge_from_dict(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=rates))))
     added.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     new = _load(f'_base_ = {osp.abspath(path)!r}\n' + added.pretty_text)
-    numbers = build_uninitialised(new).get_submodule(place.path).prompts.num_active
+    numbers = find_prompts(build_uninitialised(new)).num_active
     kinds = sorted({f'{_library(block.attention)} {type(block.attention).__name__}' for block in blocks})
     unit = 'epochs' if hook['by_epoch'] else 'iters'
     report = [

@@ -9,7 +9,7 @@ from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
 from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
 
-from .config import has_lora, type_name
+from .config_parts import has_lora, type_name
 
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
@@ -19,7 +19,7 @@ _PARSE_LIMIT = 64 << 20
 _TASK_DATASETS = dict(VTAB1k='data/vtab-1k', FGVC='data/fgvc')
 
 
-def check_config(cfg, phases=('train', 'val')) -> None:
+def check_files(cfg, phases=('train', 'val')) -> None:
     """Check that the files that a config names are there and not truncated, and that the head fits the task.
 
     Args:

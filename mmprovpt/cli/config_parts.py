@@ -1,4 +1,4 @@
-"""Where a config has prompts, backbones and hooks of relocation."""
+"""The parts of a config that matter here: prompts, backbones and hooks of relocation."""
 from typing import Dict, List, Optional
 
 HOOK = 'PromptRelocationHook'
@@ -15,7 +15,7 @@ def find_hooks(cfg: dict) -> List[dict]:
     return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) == HOOK]
 
 
-def find_prompts(node) -> Optional[dict]:
+def find_prompts_config(node) -> Optional[dict]:
     """The first ``prompts=dict(type=...)`` in a model's config."""
     return next((found['prompts'] for found in _dicts(node).values()
                  if isinstance(found.get('prompts'), dict) and 'type' in found['prompts']), None)
