@@ -5,7 +5,6 @@ only what its backbone needs.
 """
 import importlib
 import warnings
-from typing import List
 
 from .version import __version__, installed_versions, refuse_known_bad
 
@@ -28,5 +27,5 @@ def __getattr__(name: str):
     return getattr(importlib.import_module(f'.{_HOMES[name]}', __name__), name)
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})

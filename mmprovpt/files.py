@@ -1,11 +1,12 @@
 """Files that are whole or not there."""
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Callable, Union
+from typing import BinaryIO
 
 
-def write_atomically(content: Union[bytes, Callable[[BinaryIO], object]], path: Union[str, Path]) -> None:
+def write_atomically(content: bytes | Callable[[BinaryIO], object], path: str | Path) -> None:
     """Write a file so that at any moment there is the former one or the new one, also after a power failure.
 
     Of several processes that write one path at once, each writes a whole file, and the last one stays. Who is killed

@@ -4,12 +4,11 @@ import runpy
 from contextlib import suppress
 from importlib import metadata, util
 from pathlib import Path
-from typing import Dict
 
 __version__ = '0.1.0'
 
 
-def installed_versions() -> Dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Import name → version, of those of torch, numpy, mmengine and mmcv that are installed."""
     versions = {}
     for name in ('torch', 'numpy'):
@@ -23,7 +22,7 @@ def installed_versions() -> Dict[str, str]:
     return versions
 
 
-def refuse_known_bad(versions: Dict[str, str]) -> None:
+def refuse_known_bad(versions: dict[str, str]) -> None:
     """Raise for versions that are known to fail.
 
     Args:

@@ -1,9 +1,9 @@
 """Who may import whom in the package, and that nobody imports upwards or in a circle."""
 import ast
 import re
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -34,7 +34,7 @@ def room_of(module: str) -> str:
     return (module.split('.') + ['__init__'])[1]
 
 
-def statements(node: ast.AST, deferred: bool = False) -> Iterator[Tuple[ast.stmt, bool]]:
+def statements(node: ast.AST, deferred: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
     """Import statements, and whether they wait until a function is called."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
@@ -43,7 +43,7 @@ def statements(node: ast.AST, deferred: bool = False) -> Iterator[Tuple[ast.stmt
         yield from statements(child, deferred or inside)
 
 
-def imports(root: Path) -> List[Tuple[str, str, bool]]:
+def imports(root: Path) -> list[tuple[str, str, bool]]:
     """(module, module of this package that it imports, whether that waits until a function is called)."""
     files = {module_name(path, root): path for path in root.rglob('*.py')}
     found = []
@@ -61,7 +61,7 @@ def imports(root: Path) -> List[Tuple[str, str, bool]]:
     return found
 
 
-def complaints(root: Path) -> List[str]:
+def complaints(root: Path) -> list[str]:
     """What is wrong with the imports of a package, a sentence each."""
     edges = imports(root)
     unknown = {room_of(name) for module, target, _ in edges for name in (module, target)} - set(RANKS)
@@ -72,7 +72,7 @@ def complaints(root: Path) -> List[str]:
     at_once = [(module, target) for module, target, deferred in edges if not deferred]
     rooms = [(room_of(module), room_of(target)) for module, target in at_once if room_of(module) != room_of(target)]
     for pairs in (at_once, rooms):
-        graph: Dict[str, Set[str]] = {}
+        graph: dict[str, set[str]] = {}
         for one, other in pairs:
             graph.setdefault(one, set()).add(other)
         try:

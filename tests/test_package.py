@@ -5,7 +5,6 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import List, Set
 
 import mmcv
 import mmengine
@@ -60,7 +59,7 @@ def run(code, *first):
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, [*first, ROOT]))})
 
 
-def requirements(name: str) -> Set[str]:
+def requirements(name: str) -> set[str]:
     """A distribution and all that it needs, that needs in turn, and so on; extras are not needed."""
     found, new = set(), {name}
     while new:
@@ -71,7 +70,7 @@ def requirements(name: str) -> Set[str]:
     return found
 
 
-def _requires(name: str) -> List[Requirement]:
+def _requires(name: str) -> list[Requirement]:
     try:
         return [Requirement(line) for line in metadata.requires(name) or []]
     except metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ import os.path as osp
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
@@ -43,7 +43,7 @@ class Place(NamedTuple):
         nodes: The dicts on the way, from the model's to the backbone's.
     """
     path: str
-    nodes: List[dict]
+    nodes: list[dict]
 
     def inherited(self, key: str, default):
         """The innermost value of a key on the way."""
@@ -100,7 +100,7 @@ def find_backbone(cfg: Config) -> Place:
     return Place(outer[0], nodes)
 
 
-def inspect_backbone(model: nn.Module, place: Place) -> Tuple[nn.Module, List[Block]]:
+def inspect_backbone(model: nn.Module, place: Place) -> tuple[nn.Module, list[Block]]:
     """The built backbone and its blocks.
 
     Raises:
@@ -131,7 +131,7 @@ def prompted_backbone(cfg: Config, place: Place, backbone: nn.Module, kind: str,
     return change
 
 
-def schedule(cfg: Config, interval) -> Tuple[dict, int]:
+def schedule(cfg: Config, interval) -> tuple[dict, int]:
     """The hook, and how many periods it has.
 
     Raises:
@@ -183,7 +183,7 @@ def has_weights(cfg: Config, place: Place) -> bool:
     return bool(cfg.get('load_from') or place.inherited('pretrained', False) or backbone.get('checkpoint_path'))
 
 
-def notes(cfg: Config, place: Place, hook: dict, periods: int, rates: Dict[str, dict]) -> List[str]:
+def notes(cfg: Config, place: Place, hook: dict, periods: int, rates: dict[str, dict]) -> list[str]:
     """What the user should know."""
     found = []
     if hook['by_epoch'] and periods < PERIODS // 2:
@@ -214,7 +214,7 @@ def base_text(name: str, folder: str) -> str:
             f"          {'/.mim/configs/' + below!r})\n")
 
 
-def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> Tuple[Config, List[str]]:
+def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> tuple[Config, list[str]]:
     """What is to be added to a config, and a report.
 
     Raises:

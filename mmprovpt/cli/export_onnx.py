@@ -4,7 +4,6 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ class Logits(nn.Module):
         ConfigError: If the model is neither.
     """
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, int]) -> None:
         super().__init__()
         # By name, so that nothing is imported that is not installed.
         parents = {parent.__name__ for parent in type(model).__mro__}
@@ -49,7 +48,7 @@ class Logits(nn.Module):
         return self.model(image, mode='tensor')
 
 
-def export_onnx(model: nn.Module, out: Path, shape: Tuple[int, int], opset: Optional[int] = None) -> float:
+def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int | None = None) -> float:
     """Write a model as ONNX, if ONNX Runtime then computes what PyTorch does.
 
     The graph has one input, ``image`` (B, 3, H, W) float32, B free, and one output, ``logits``. Images are to be
@@ -109,7 +108,7 @@ def fold_prompts(model: nn.Module) -> None:
         attention.prompt_reader.read = lambda attention=attention: attention.prompt_rows
 
 
-def normalisation(model: nn.Module) -> Dict[str, object]:
+def normalisation(model: nn.Module) -> dict[str, object]:
     """What images are to go through before the graph: (image - mean) / std, channel by channel, in this order."""
     steps = model.data_preprocessor
     # MMPretrain's name and MMSegmentation's. Both codebases load images as BGR.
@@ -120,7 +119,7 @@ def normalisation(model: nn.Module) -> Dict[str, object]:
     return dict(channels='RGB' if converts else 'BGR', mean=mean, std=std)
 
 
-def _trace(graph: nn.Module, image: Tensor, opset: Optional[int]):
+def _trace(graph: nn.Module, image: Tensor, opset: int | None):
     """The exported program, constants folded.
 
     By torch.export: PyTorch's older exporter, which needs no onnxscript, is deprecated. Not strictly, which is slower
@@ -151,7 +150,7 @@ def _window_reverse(windows: Tensor, height: int, width: int, *_) -> Tensor:
     return x.transpose(2, 3).reshape(-1, height, width, channels)
 
 
-def _difference(path: Path, images: List[Tensor], expected: List[Tensor]) -> float:
+def _difference(path: Path, images: list[Tensor], expected: list[Tensor]) -> float:
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     pairs = [(torch.from_numpy(session.run(['logits'], {'image': image.numpy()})[0]), logits)

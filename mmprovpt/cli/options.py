@@ -2,7 +2,6 @@
 import argparse
 import os
 import os.path as osp
-from typing import Optional
 
 from mmengine.config import Config, DictAction
 
@@ -10,6 +9,7 @@ from mmprovpt.errors import ConfigError
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share: work_dir, overrides and launcher."""
     parser.add_argument('--work-dir', help='the directory for logs and results')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -22,7 +22,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def read_config(path, options: Optional[dict] = None) -> Config:
+def read_config(path, options: dict | None = None) -> Config:
     """A config file, with overrides (keys with dots).
 
     Raises:

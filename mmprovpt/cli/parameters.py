@@ -1,6 +1,5 @@
 """How many numbers a run trains."""
 import copy
-from typing import Optional
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
@@ -15,9 +14,10 @@ from mmprovpt.relocation.allocator import Allocator
 from .config_parts import find_backbones, find_hooks, type_name
 
 
-def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> int:
-    """Parameters that need gradients, of prompts those that a block owns, and the policy's networks, as in
-    PRO-VPT's Tab. 1 to 3.
+def count_trainable(model: nn.Module, allocator: Allocator | None = None) -> int:
+    """Parameters that need gradients, of prompts those that a block owns, and the policy's networks.
+
+    PRO-VPT's Tab. 1 to 3 count so.
 
     Args:
         model: Any model, with or without prompts; may be wrapped for distributed training.

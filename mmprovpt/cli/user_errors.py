@@ -2,8 +2,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 from mmprovpt.errors import ConfigError
 

@@ -1,6 +1,5 @@
 """Pictures of where prompts go and what attends to them. What draws needs matplotlib, and loads it when it is used."""
 import importlib
-from typing import List
 
 # Public name → the module that has it.
 _HOMES = dict(
@@ -18,5 +17,5 @@ def __getattr__(name: str):
     return getattr(importlib.import_module(f'.{_HOMES[name]}', __name__), name)
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})

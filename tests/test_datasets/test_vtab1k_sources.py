@@ -133,8 +133,9 @@ def test_tool_writes_a_task(tool, tmp_path):
     assert stand_in.read == ['prepared', 'train[:800]', 'validation[:200]', 'test']
     lines = (tmp_path / 'kitti/test.txt').read_text().splitlines()
     assert len(lines) == 711 and lines[6] == 'images/test/000006.png 2'
-    VTAB1k = pytest.importorskip('mmpretrain') and importlib.import_module('mmprovpt.datasets.vtab1k').VTAB1k
-    assert len(VTAB1k(data_root=str(tmp_path), task='kitti', split='train800val200')) == 1000
+    pytest.importorskip('mmpretrain')
+    dataset = importlib.import_module('mmprovpt.datasets.vtab1k').VTAB1k
+    assert len(dataset(data_root=str(tmp_path), task='kitti', split='train800val200')) == 1000
     (tmp_path / 'kitti/val200.txt').unlink()
     assert tool.write('kitti', tmp_path, stand_in, 'there') == ['val200']
 
