@@ -1,6 +1,9 @@
 """VTAB-1k from TensorFlow Datasets, of which a stand-in is used: the splits, the labels and the tool."""
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ from mmprovpt.datasets.vtab1k_sources import SOURCES
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, TASKS
 from mmprovpt.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 IMAGE = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
 # Examples of each split in TensorFlow Datasets, as the benchmark's own tests imply them.
 COUNTS = dict(
@@ -141,6 +145,15 @@ def test_tool_writes_a_task(tool, tmp_path):
 
 
 def test_tool_says_what_to_install(tool, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'tensorflow', None)
+    monkeypatch.setitem(sys.modules, 'tensorflow', None)
     with pytest.raises(ConfigError, match='tensorflow is not installed\nwhat to do: pip install tensorflow'):
         tool.import_tfds()
+
+
+def test_tool_needs_neither_torch_nor_mmengine():
+    """TensorFlow may have to be in an environment of its own."""
+    code = ("import runpy, sys; sys.modules.update(dict.fromkeys(['torch', 'mmengine', 'mmpretrain', 'matplotlib'])); "
+            "sys.argv[1:] = ['--help']; runpy.run_path('tools/dataset_converters/vtab1k.py', run_name='__main__')")
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT,
+                            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert result.returncode == 0 and '--tfds-dir' in result.stdout, result.stderr
