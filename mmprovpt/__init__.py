@@ -12,7 +12,7 @@ refuse_known_bad(installed_versions())
 
 # Public name → the room that has it.
 _HOMES = dict(
-    PromptSet='prompts', find_prompts='prompts', inject_prompts='prompts', tuned_state_dict='prompts')
+    PromptSet='prompts', find_prompts='prompts', inject_prompts='backbones', tuned_state_dict='backbones')
 
 __all__ = ['PromptSet', '__version__', 'find_prompts', 'inject_prompts', 'tuned_state_dict']
 

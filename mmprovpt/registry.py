@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
-    locations=['mmprovpt.prompts', 'mmprovpt.backbones'])
+    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 DATASETS = Registry(
     'dataset', parent=ROOT_DATASETS, scope='mmprovpt', locations=['mmprovpt.datasets.vtab1k', 'mmprovpt.datasets.fgvc'])

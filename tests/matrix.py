@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmprovpt.prompts import inject_prompts
+from mmprovpt import inject_prompts
 
 _VIT = dict(embed_dims=32, num_layers=3, num_heads=2)
 

@@ -21,14 +21,14 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import get_installed_path
 from torch import nn
 
-from mmprovpt.backbones.prompted import find_upstream
+from mmprovpt.attention.support import Block, find_blocks
+from mmprovpt.backbones.registered import find_upstream
 from mmprovpt.cli.config_parts import HOOK, find_backbones, find_hooks, find_prompts_config, type_name
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.prompts import find_prompts
-from mmprovpt.prompts.inject import Block, find_blocks
 from mmprovpt.prompts.prompt_set import check_num_tokens
 
 PROMPTED = {name: f'mmprovpt.Prompted{name}' for name in ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')}

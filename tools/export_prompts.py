@@ -14,11 +14,12 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 
+from mmprovpt.backbones import tuned_state_dict
+from mmprovpt.backbones.loading import FINGERPRINT
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
-from mmprovpt.prompts.frozen import FINGERPRINT, tuned_state_dict
 
 EMA = 'module.'  # what EMAHook puts in front of its keys
 

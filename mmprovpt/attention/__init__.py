@@ -1,10 +1,6 @@
-from .adopt import adopt
-from .fused_qkv import PromptedMultiheadAttention, PromptedTIMMAttention
-from .mmcv_mha import PromptedMMCVAttention
-from .reader import PromptReader
-from .window import PromptedWindowAttention
+"""How a block reads its rows."""
+from .base import PromptedAttention
+from .block import Given, PromptedBlock
+from .support import SUPPORTED, find_blocks, support
 
-__all__ = [
-    'PromptReader', 'PromptedMMCVAttention', 'PromptedMultiheadAttention', 'PromptedTIMMAttention',
-    'PromptedWindowAttention', 'adopt'
-]
+__all__ = ['SUPPORTED', 'Given', 'PromptedAttention', 'PromptedBlock', 'find_blocks', 'support']

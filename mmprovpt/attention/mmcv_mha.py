@@ -2,13 +2,25 @@
 from typing import Optional
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .reader import prompt_keys_values, split_heads
+from .base import PromptedAttention
 
 
-class PromptedMMCVAttention:
+class PromptedMMCVAttention(PromptedAttention):
     """In front of mmcv's wrapper, as mmseg's ViT calls it: self-attention, ``batch_first``, no mask."""
+
+    def project_rows(self, rows: Tensor) -> Tensor:
+        """(B, n, C) to (B, n, 3C), by bare parameters: torch's module has no projection of its own to call.
+
+        Raises:
+            TypeError: Something has replaced torch's module, so that these parameters may not be all there is.
+        """
+        if type(self.attn) is not nn.MultiheadAttention:
+            raise TypeError(f'{type(self).__name__} reads in_proj_weight of torch.nn.MultiheadAttention, but its attn is '
+                            f'a {type(self.attn).__module__}.{type(self.attn).__name__} now, which may project otherwise. '
+                            'LoRA and quantization of this attention: use the ViT of MMPretrain or timm')
+        return F.linear(rows, self.attn.in_proj_weight, self.attn.in_proj_bias)
 
     def forward(self, query: Tensor, *args, identity: Optional[Tensor] = None, **kwargs) -> Tensor:
         """(B, N, C) to (B, N, C), the identity added; the block's prompts are additional keys and values.
@@ -16,20 +28,13 @@ class PromptedMMCVAttention:
         Raises:
             ValueError: If called with keys, values, positions or masks: no supported backbone does so.
         """
-        prompts = self.prompt_reader.read()
-        if prompts is None:
-            return super().forward(query, *args, identity=identity, **kwargs)
         given = [f'{len(args)} positional'] if args else []
         given += [name for name, value in kwargs.items() if value is not None]
         if given or not self.batch_first:
             raise ValueError(f'prompted {type(self).__name__} serves batch-first self-attention without masks and '
                              f'positions, but batch_first={self.batch_first} and it was given: {given}')
-        mha = self.attn
-        q, k, v = split_heads(F.linear(query, mha.in_proj_weight, mha.in_proj_bias), mha.num_heads)
-        prompt_k, prompt_v = prompt_keys_values(
-            prompts, mha.in_proj_weight, mha.in_proj_bias, mha.num_heads, query.shape[0])
-        out = self.prompt_reader.attend(
-            q, k, v, prompt_k, prompt_v, q.shape[-1]**-0.5, dropout_p=mha.dropout if mha.training else 0.)
-        out = mha.out_proj(out.transpose(1, 2).flatten(2))
+        q, k, v = self.split(self.project_rows(query))
+        out = self.attend(q, k, v, q.shape[-1]**-0.5, dropout_p=self.attn.dropout if self.attn.training else 0.)
+        out = self.attn.out_proj(out.transpose(1, 2).flatten(2))
         identity = query if identity is None else identity
         return identity + self.dropout_layer(self.proj_drop(out))

@@ -1,69 +1,102 @@
-"""Upstream backbones with prompts, for configs.
+"""How a prompted backbone behaves: where its forward begins, what trains in it, what cannot be done to it."""
+import logging
+from typing import Dict
 
-Each takes every argument of the upstream class *of the current default scope* and ``prompts``. Where that library
-has no such class (a ViT in mmdet), mmpretrain's is taken, as OpenMMLab's users do by hand; ``_scope_='mmseg'`` in
-the backbone's config chooses another library.
-"""
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import DefaultScope
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from mmprovpt.prompts import inject_prompts
-from mmprovpt.registry import MODELS
+from mmprovpt.attention import PromptedBlock, running
+from mmprovpt.log import log
+
+from .loading import PROMPTS, CompleteLoading
 
 
-@MODELS.register_module()
-def PromptedVisionTransformer(prompts: dict, **kwargs) -> nn.Module:
-    """``VisionTransformer`` of mmpretrain or mmseg with prompts.
+class Entrance:
+    """In front of the class of a module whose forward runs prompted blocks: opens the record of a forward."""
 
-    Args:
-        prompts: See :func:`mmprovpt.inject_prompts`.
-        **kwargs: Of the upstream class.
+    def forward(self, *args, **kwargs):
+        """As upstream."""
+        return self._enter(super().forward, args, kwargs)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Checkpoint each block, or no longer; ours replaces upstream's, which would lose what the record holds."""
+        for module in self.modules():
+            if isinstance(module, PromptedBlock):
+                module.checkpointed = enable
+
+    def _enter(self, forward, args: tuple, kwargs: dict):
+        prompts = self._modules.get('prompts')
+        prompts = self.entrance_to[0] if prompts is None else prompts
+        if getattr(self, '_is_replica', False):
+            raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of the '
+                               'original: use DistributedDataParallel (tools/dist_train.sh)')
+        if torch.is_grad_enabled() and self.training and len(prompts.tokens) and not prompts.tokens.requires_grad:
+            self._require_trained_prompts()
+        return running.enter(prompts, forward, args, kwargs)
+
+    def _require_trained_prompts(self) -> None:
+        """Prompts may be frozen, but not by accident, beside what is trained in the same backbone."""
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            raise RuntimeError(
+                'Prompts are frozen while other parameters of this backbone train. Something has frozen them without '
+                "knowing them; MMPretrain's LoRAModel does, and leaves them out of its state dict, too. Inject prompts "
+                'into the backbone that has LoRA already: mmprovpt.inject_prompts(model.backbone.module, dict(type=...)). '
+                'If you mean it, freeze the other parameters, or call the backbone in eval mode')
+
+
+class TIMMEntrance(Entrance):
+    """In front of a timm model, which has several ways in."""
+
+    def forward_features(self, *args, **kwargs):
+        """As upstream."""
+        return self._enter(super().forward_features, args, kwargs)
+
+    def forward_intermediates(self, *args, **kwargs):
+        """As upstream."""
+        return self._enter(super().forward_intermediates, args, kwargs)
+
+
+class PromptedBackbone(CompleteLoading, Entrance):
+    """In front of a backbone's class, by ``inject_prompts``: frozen but for its ``prompts``.
+
+    Attributes:
+        prompts (mmprovpt.PromptSet): What is trained. It cannot be replaced by another one.
     """
-    return _prompted('VisionTransformer', prompts, kwargs)
 
+    def __setattr__(self, name, value) -> None:
+        if name == 'prompts' and 'prompts' in self.__dict__.get('_modules', {}) and value is not self._modules['prompts']:
+            raise AttributeError('backbone.prompts cannot be replaced, for its blocks read the first ones: load values into '
+                                 'it (load_state_dict), or inject prompts into a new backbone')
+        super().__setattr__(name, value)
 
-@MODELS.register_module()
-def PromptedSwinTransformer(prompts: dict, **kwargs) -> nn.Module:
-    """``SwinTransformer`` of mmdet, mmseg or mmpretrain with prompts.
+    def train(self, mode: bool = True) -> nn.Module:
+        """Only the prompts follow ``mode``: dropout and drop path in a frozen backbone are noise."""
+        super().train(mode)
+        if 'prompts' in self._modules:
+            for name, child in self.named_children():
+                if name != 'prompts':
+                    child.eval()
+        return self
 
-    Args:
-        prompts: See :func:`mmprovpt.inject_prompts`.
-        **kwargs: Of the upstream class.
-    """
-    return _prompted('SwinTransformer', prompts, kwargs)
-
-
-@MODELS.register_module()
-def PromptedTIMMBackbone(prompts: dict, **kwargs) -> nn.Module:
-    """``TIMMBackbone`` of mmpretrain or mmseg with prompts, for any ViT or Swin of timm.
-
-    Args:
-        prompts: See :func:`mmprovpt.inject_prompts`.
-        **kwargs: Of the upstream class, e.g. ``model_name='vit_small_patch14_dinov2'``.
-    """
-    return _prompted('TIMMBackbone', prompts, kwargs)
-
-
-def _prompted(name: str, prompts: dict, kwargs: dict) -> nn.Module:
-    if not isinstance(prompts, dict):
-        raise TypeError(f"prompts={prompts!r}, but it must be a dict such as dict(type='StaticPrompts', num_tokens=10)")
-    backbone = find_upstream(name)(**kwargs)
-    inject_prompts(backbone, prompts)
-    return backbone
-
-
-def find_upstream(name: str) -> type:
-    """The class of that name in the current default scope, or else in mmpretrain."""
-    current = DefaultScope.get_current_instance()
-    scopes = dict.fromkeys([current.scope_name] if current else [])
-    scopes['mmpretrain'] = None
-    for scope in scopes:
+    def init_weights(self, *args, **kwargs) -> None:
+        """As upstream; says so if the frozen weights come from no checkpoint."""
+        # timm's pre-trained weights are loaded by the constructor, which says so by this.
+        self._frozen_loaded = getattr(self, '_is_init', False)
         try:
-            found = ROOT_MODELS.get(f'{scope}.{name}')
-        except (ImportError, RuntimeError):  # the library is not installed, or has no such class
-            continue
-        if isinstance(found, type):
-            return found
-    raise ValueError(f'No {name} in {" or ".join(scopes)}: either the library is not installed, or it has no such '
-                     "backbone. Set default_scope, or _scope_='mmseg' (for example) in the backbone's config.")
+            super().init_weights(*args, **kwargs)
+        except IndexError as error:  # mmdet, for a checkpoint none of whose keys starts with 'backbone.'
+            raise RuntimeError(f'{self.init_cfg} holds no weights for {type(self).__name__}: no key starts with '
+                               "'backbone.' (is it in the layout of another library? mmdet's Swin reads the layout "
+                               "of Swin's authors with convert_weights=True)") from error
+        if not self._frozen_loaded:
+            log(f'{type(self).__name__} is frozen, and its init_cfg loads no checkpoint: unless load_from or '
+                'resume does, prompts will be tuned on random weights.', logging.WARNING)
+
+    def frozen_tensors(self) -> Dict[str, Tensor]:
+        """What nothing trains, by its name here: what a checkpoint of what was tuned leaves out."""
+        return {name: value for name, value in self.state_dict(keep_vars=True).items()
+                if not name.startswith(PROMPTS) and not value.requires_grad}
+
+
+class PromptedTIMMModel(PromptedBackbone, TIMMEntrance):
+    """The same, of a timm model itself."""

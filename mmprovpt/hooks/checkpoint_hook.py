@@ -10,8 +10,7 @@ from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
 from mmprovpt.files import write_atomically
-from mmprovpt.prompts import tuned_state_dict
-from mmprovpt.prompts.frozen import prompted_backbones, share_frozen
+from mmprovpt.backbones import prompted_backbones, share_frozen, tuned_state_dict
 from mmprovpt.registry import HOOKS
 
 from .find import require_replicas, unwrapped

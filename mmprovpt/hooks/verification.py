@@ -9,7 +9,6 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmprovpt.prompts.prompt_set import PromptSet
-from mmprovpt.relocation import virtual_gain
 
 from .find import unwrapped
 from .randomness import fixed_randomness
@@ -58,15 +57,6 @@ class HeldBatches:
         mean = torch.stack(losses).mean().reshape(1)
         dist.all_reduce(mean, 'mean')
         return mean
-
-    def virtual_gain(self, pool: PromptSet, prompt: int) -> Tensor:
-        """(L,) float32, see :func:`mmprovpt.relocation.virtual_gain`, on this process's batches and in float32."""
-        training = self._model.training
-        self._model.eval()
-        with fixed_randomness(*self._seed):
-            gains = virtual_gain(pool, prompt, [partial(self._loss_of, batch) for batch in self._batches])
-        self._model.train(training)
-        return gains
 
     @torch.no_grad()
     def inputs(self) -> Tensor:

@@ -1,16 +1,18 @@
-"""VAPT's prompts: functions of what the block is given (002; METHOD § 7)."""
+"""VAPT's prompts: functions of what the block is given (docs/method/vapt.md)."""
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmprovpt.registry import MODELS
+from mmprovpt.attention.block import Given
+from mmprovpt.errors import ConfigError
 
-from .static import StaticPrompts
+from .prompt_set import FORMS
+from .static import StaticPrompts, check_probability
 
 
-@MODELS.register_module()
+@FORMS.register
 class AdaptivePrompts(StaticPrompts):
     r"""Prompts of VAPT, for any ViT or Swin and any input size. In ``static_blocks`` they are those of VPT.
 
@@ -18,7 +20,7 @@ class AdaptivePrompts(StaticPrompts):
     channels, a linear map over positions (a prompt's row and bias), and a projector for all blocks,
     :math:`p = z + W_2\,\mathrm{ReLU}(W_1 z)`. Prompts enter the block as those of VPT do, through its norm.
 
-    A row of the pool is a prompt's row of the linear map, (grid − kernel + 1)² weights and a bias, which is what
+    A row of ``tokens`` is a prompt's row of the linear map, (grid − kernel + 1)² weights and a bias, which is what
     relocation moves; kernel, norm and projector stay with the block. Maps of another size than ``grid_size`` are
     first averaged (or repeated) to it, for which see docs/vapt.md; so rows are as long in all blocks of all backbones.
 
@@ -33,7 +35,7 @@ class AdaptivePrompts(StaticPrompts):
         shared_projector: One for all blocks of a width; False: one for each.
         channel_dropout: Probability in [0, 1) of a channel of the map behind the kernel to be dropped.
         projector_dropout: Of a hidden number of the projector.
-        **kwargs: Of :class:`PromptSet`, but for ``carry``.
+        **kwargs: Of :class:`PromptSet`, but for ``cross_stage``.
 
     Attributes:
         kernels (nn.Parameter): (L, kernel, kernel).
@@ -42,70 +44,78 @@ class AdaptivePrompts(StaticPrompts):
             block's width is 0 and not read.
 
     Raises:
-        TypeError, ValueError: If an argument is of the wrong type, length or range.
+        ConfigError: If an argument is of the wrong type, length or range.
     """
+
+    needs_grid = True
 
     def __init__(self, num_tokens: Union[int, Sequence[int]], patch_fan_in: int, widths: Sequence[int],
                  static_blocks: Sequence[int] = (0, ), grid_size: int = 14, kernel_size: int = 2,
                  hidden_dims: int = 8, shared_projector: bool = True, dropout: float = 0.1,
                  channel_dropout: float = 0.1, projector_dropout: float = 0.1, **kwargs) -> None:
-        if 'carry' in kwargs:
-            raise ValueError(f'carry={kwargs["carry"]!r}, but rows of adaptive prompts are equally long in all blocks')
+        if 'cross_stage' in kwargs:
+            raise ConfigError(f'cross_stage={kwargs["cross_stage"]!r}, but rows of adaptive prompts are equally long in '
+                              'all blocks')
         self.embed_dims = [int(width) for width in widths]
         self.static_blocks = _check_blocks(static_blocks, len(self.embed_dims))
         for name, value in dict(grid_size=grid_size, kernel_size=kernel_size, hidden_dims=hidden_dims).items():
             if type(value) is not int or value < 1:
-                raise ValueError(f'{name}={value!r}, but it must be an int >= 1')
+                raise ConfigError(f'{name}={value!r}, but it must be an int >= 1')
         if kernel_size > grid_size:
-            raise ValueError(f'kernel_size={kernel_size} is more than grid_size={grid_size}: no position is left')
+            raise ConfigError(f'kernel_size={kernel_size} is more than grid_size={grid_size}: no position is left')
         positions = (grid_size - kernel_size + 1)**2
         rows = [width if block in self.static_blocks else positions + 1 for block, width in enumerate(self.embed_dims)]
-        super().__init__(num_tokens, patch_fan_in, dropout, widths=rows, **kwargs)
-        self.dropouts = dict(channel_dropout=channel_dropout, projector_dropout=projector_dropout)
-        for name, value in self.dropouts.items():
-            if not 0 <= value < 1:
-                raise ValueError(f'{name}={value}, but it must be in [0, 1)')
-        self.grid_size, self.kernel_size = grid_size, kernel_size
+        # Rows never cross widths: they are as long everywhere, or start anew.
+        super().__init__(num_tokens, patch_fan_in, dropout, widths=rows, cross_stage='reinit', **kwargs)
+        self.dropouts = {name: check_probability(name, value) for name, value in dict(
+            channel_dropout=channel_dropout, projector_dropout=projector_dropout).items()}
+        self.grid_size, self.kernel_size, self.hidden_dims = grid_size, kernel_size, hidden_dims
         sizes = sorted(set(self.embed_dims))
         self._projector = [sizes.index(width) if shared_projector else block
                            for block, width in enumerate(self.embed_dims)]
         self._stage = [sizes.index(width) for width in self.embed_dims]
-        self._grid: Optional[Tuple[int, int]] = None
-        self._init_weights(hidden_dims)
-        # As of the rows: DDP waits for each parameter that wants a gradient.
-        for parameter in self._beside_rows():
-            parameter.requires_grad_(self.tokens.requires_grad)
-
-    def _beside_rows(self) -> Tuple[nn.Parameter, ...]:
-        return self.kernels, self.norms, self.down, self.up
-
-    def _init_weights(self, hidden_dims: int) -> None:
-        """What blocks have beside rows, as its authors start it."""
         widest, count = max(self.embed_dims), max(self._projector) + 1
-        self.kernels = nn.Parameter(torch.randn(self.num_blocks, self.kernel_size, self.kernel_size))
+        self.kernels = nn.Parameter(torch.zeros(self.num_blocks, kernel_size, kernel_size))
         self.norms = nn.Parameter(torch.zeros(2, self.num_blocks, widest))
         self.down = nn.Parameter(torch.zeros(count, hidden_dims, widest))
         self.up = nn.Parameter(torch.zeros(count, widest, hidden_dims))
+        self._reset_blocks()
+        # DDP waits for each parameter that wants a gradient, so none does that no block reads.
+        is_read = self.tokens.requires_grad and any(map(self.depends_on_input, range(self.num_blocks)))
+        for parameter in self._beside_rows():
+            parameter.requires_grad_(is_read)
+
+    def reset_parameters(self) -> None:
+        """See the base class."""
+        super().reset_parameters()
+        self._reset_blocks()
+
+    @torch.no_grad()
+    def _reset_blocks(self) -> None:
+        """What blocks have beside rows, as its authors start it."""
+        self.kernels.copy_(torch.randn(self.kernels.shape))
+        self.norms.zero_()
         for block, width in enumerate(self.embed_dims):
-            self.norms.data[0, block, :width] = 1
+            self.norms[0, block, :width] = 1
             number = self._projector[block]
-            for weight in (self.down.data[number, :, :width], self.up.data[number, :width]):
+            for weight in (self.down[number, :, :width], self.up[number, :width]):
                 bound = weight.shape[1]**-0.5  # of nn.Linear
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound))
+
+    def _beside_rows(self) -> Tuple[nn.Parameter, ...]:
+        return self.kernels, self.norms, self.down, self.up
 
     def initial_row(self, block: int) -> Tensor:
         """(C_block,) float32: zeros, as its authors'; in a static block as VPT's."""
         return super().initial_row(block) if block in self.static_blocks else torch.zeros(self.widths[block])
 
-    def _alike(self, block: int, other: int) -> bool:
-        return (block in self.static_blocks) == (other in self.static_blocks) and super()._alike(block, other)
+    def alike(self, block: int, other: int) -> bool:
+        """Whether both are static, of one width, or both are not."""
+        return (block in self.static_blocks) == (other in self.static_blocks) and super().alike(block, other)
 
-    def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
-        """(C_block,) the row as it is; anew where a prompt becomes static, or is no longer, or was spare."""
-        source = int(self.block_index[prompt])
-        if source >= 0 and self._alike(source, block):
-            return self.tokens.detach()[prompt, :self.widths[block]]
-        return self.initial_row(block).to(self.tokens)
+    def arriving_row(self, prompt: int, source: int, block: int) -> Tensor:
+        """(C_block,) anew: a prompt becomes static, or is no longer."""
+        return self.initial_row(block)
 
     @property
     def num_active(self) -> int:
@@ -119,31 +129,26 @@ class AdaptivePrompts(StaticPrompts):
         """True but for static blocks."""
         return block not in self.static_blocks
 
-    def observe_grid(self, patch_embedding: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
-        """Note h and w of the output (B, C, h, w)."""
-        self._grid = tuple(output.shape[-2:])
-
-    def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
+    def read(self, block: int, x: Tensor, given: Given) -> Tensor:
         """The prompts of a block before its norm.
 
         Args:
             block: Its number.
-            tokens: (B, N, C), the block's input, patches last; or (B, h, w, C).
+            x: (B, N, C), the block's input, patches last; or (B, h, w, C).
+            given: Owned prompts, and the grid of patches.
 
         Returns:
-            ``None`` if the block owns no prompt; (B, n, C); or (n, C) of a static block without dropout.
+            (B, n, C); of a static block (n, C) without dropout.
 
         Raises:
+            RuntimeError: The grid is not known.
             ValueError: The map is smaller than the kernel, or has not as many tokens as patches.
         """
         if block in self.static_blocks:
-            rows = super().read(block, tokens)
-            return rows if rows is None or self._any_adaptive() else rows + self._unread()
-        rows = self.rows(block)
-        if rows is None:
-            return None
+            return super().read(block, x, given)
+        rows = self.rows_of(block, given.owned)
         width, number = self.embed_dims[block], self._projector[block]
-        patches = self._patches(block, tokens)
+        patches = self._patches(block, x, given.grid)
         # Kernel and linear map are one linear map over positions, (n, grid²): no map is convolved.
         size = self.grid_size - self.kernel_size + 1
         weight = F.conv_transpose2d(rows[:, None, :-1].unflatten(-1, (size, size)), self.kernels[None, None, block])
@@ -151,17 +156,14 @@ class AdaptivePrompts(StaticPrompts):
         hidden = self._drop('projector_dropout', F.linear(prompts, self.down[number, :, :width]).relu())
         return prompts + F.linear(hidden, self.up[number, :width])
 
-    def _any_adaptive(self) -> bool:
-        return any(self.members(block) is not None for block in range(self.num_blocks) if self.depends_on_input(block))
-
-    def _unread(self) -> Tensor:
-        """Zero, with a gradient for what adaptive prompts read, for DDP waits for it; here all are in static blocks."""
-        return 0 * sum(parameter.sum() for parameter in self._beside_rows())
-
-    def _patches(self, block: int, tokens: Tensor) -> Tensor:
+    def _patches(self, block: int, x: Tensor, grid: Optional[Tuple[int, int]]) -> Tensor:
         """(B, grid², C) the patch tokens behind the prompts' norm, on the grid that rows are defined on."""
-        height, width = (-(-size // 2**self._stage[block]) for size in self._grid)
-        tokens = tokens.flatten(1, -2)
+        if grid is None:
+            raise RuntimeError(f'Adaptive prompts of block {block} must know how many patches there are, but it was called '
+                               'outside of a forward of the backbone, or run again by a checkpointing that is not ours: '
+                               'use with_cp=True in the config, or backbone.set_grad_checkpointing()')
+        height, width = (-(-size // 2**self._stage[block]) for size in grid)
+        tokens = x.flatten(1, -2)
         if height * width > tokens.shape[1] or self._stage[-1] and height * width != tokens.shape[1]:
             raise ValueError(f'block {block} has {tokens.shape[1]} tokens, which are not {height} x {width} patches')
         if min(height, width) < self.kernel_size:
@@ -182,8 +184,8 @@ class AdaptivePrompts(StaticPrompts):
 
 def _check_blocks(blocks: Sequence[int], num_blocks: int) -> Tuple[int, ...]:
     if not isinstance(blocks, (list, tuple)) or any(type(block) is not int for block in blocks):
-        raise TypeError(f'static_blocks={blocks!r}, but it must be a list of numbers of blocks')
+        raise ConfigError(f'static_blocks={blocks!r}, but it must be a list of numbers of blocks')
     beyond = [block for block in blocks if not 0 <= block < num_blocks]
     if beyond:
-        raise ValueError(f'static_blocks={list(blocks)}, but the backbone has the blocks 0 to {num_blocks - 1}')
+        raise ConfigError(f'static_blocks={list(blocks)}, but the backbone has the blocks 0 to {num_blocks - 1}')
     return tuple(blocks)

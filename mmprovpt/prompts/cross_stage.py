@@ -1,41 +1,58 @@
-"""What becomes of a prompt that moves between blocks of different widths (METHOD § 6, Swin's stages).
+"""What becomes of a prompt that moves between blocks of different widths, Swin's stages (docs/method/swin.md).
 
 A block reads a prompt through LayerNorm, to which only its direction matters. Its length matters to the optimizer
-alone (the longer, the smaller the steps), so a carried prompt keeps its root mean square.
+alone (the longer, the smaller the steps), so a prompt that crosses keeps its root mean square.
 """
+from typing import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from mmprovpt.errors import ConfigError
 
-def project(pool: nn.Module, row: Tensor, block: int) -> Tensor:
+
+def project(prompts: nn.Module, row: Tensor, block: int) -> Tensor:
     """Map a row through the frozen patch mergings, or through their least-squares inverses.
 
     Args:
-        pool: The :class:`PromptSet`.
+        prompts: The :class:`PromptSet`.
         row: (C,), the prompt in its old width.
         block: The new one, of another stage.
 
     Returns:
         (C',) C' being its width.
     """
-    stages = sorted(set(pool.widths))
-    here, there = stages.index(len(row)), stages.index(pool.widths[block])
+    stages = sorted(set(prompts.widths))
+    here, there = stages.index(len(row)), stages.index(prompts.widths[block])
     new = row
     if here < there:
-        for merging in pool._mergings[here:there]:
+        for merging in prompts.mergings[here:there]:
             new = merge(merging, new)
     else:
-        for merging in reversed(pool._mergings[there:here]):
+        for merging in reversed(prompts.mergings[there:here]):
             new = _unmerge(merging, new)
     return new * (row.square().mean() / new.square().mean().clamp_min(1e-12)).sqrt()
 
 
-def reinit(pool: nn.Module, row: Tensor, block: int) -> Tensor:
+def reinit(prompts: nn.Module, row: Tensor, block: int) -> Tensor:
     """(C',) a fresh draw; the old row is forgotten."""
-    return pool.initial_row(block).to(row)
+    return prompts.initial_row(block).to(row)
 
 
-CARRIERS = dict(project=project, reinit=reinit)
+CROSS_STAGE = dict(project=project, reinit=reinit)
+
+
+def check_mergings(widths: Sequence[int], mergings: Sequence[nn.Module]) -> None:
+    """Check that there is a patch merging between each two consecutive widths.
+
+    Raises:
+        ConfigError: There is not, so that ``'project'`` has no way from one to the other.
+    """
+    sizes = sorted(set(widths))
+    steps = [(merging.reduction.in_features // 4, merging.reduction.out_features) for merging in mergings]
+    if steps != list(zip(sizes, sizes[1:])):
+        raise ConfigError(f"cross_stage='project' maps a prompt by the patch mergings between blocks of widths {sizes}, "
+                          f"but this backbone merges {steps or 'nothing'}: set cross_stage='reinit'")
 
 
 def _copies(merging: nn.Module, rows: Tensor) -> Tensor:
@@ -48,7 +65,8 @@ def _copies(merging: nn.Module, rows: Tensor) -> Tensor:
 def merge(merging: nn.Module, rows: Tensor) -> Tensor:
     """(..., C) to (..., C'): what a patch merging makes of four equal neighbours."""
     copies = _copies(merging, rows)
-    return merging.reduction(copies if merging.norm is None else merging.norm(copies))
+    # .forward: other people's hooks on them see tokens alone.
+    return merging.reduction.forward(copies if merging.norm is None else merging.norm.forward(copies))
 
 
 def _unmerge(merging: nn.Module, row: Tensor) -> Tensor:

@@ -1,82 +1,118 @@
 """A prompt is a row; relocation changes which block owns it."""
-from contextlib import contextmanager
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
-from .cross_stage import CARRIERS
+from mmprovpt.attention import running
+from mmprovpt.attention.block import Given
+from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import Kinds
+
+from .cross_stage import CROSS_STAGE, check_mergings
+
+# Forms of prompts, by the name that a config gives as ``type``.
+FORMS = Kinds('prompts')
+_SENTINEL = (1.0, -2.0, 0.5)  # exact in every floating-point type
 
 
 class PromptSet(nn.Module):
     """All prompts of a backbone, and which block owns each.
 
-    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of
-    ``tokens``). Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid.
+    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of ``tokens``).
+    Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid. ``block_index`` is the truth:
+    whoever writes it, by whatever means, is obeyed by the next forward.
 
     Args:
         num_tokens: Prompts per block at the start, an int for all blocks or a list of one int per block.
         widths: Length C_i of a row in each of the L blocks: the block's width, where a row is the prompt itself.
         mergings: The backbone's patch mergings, one between each two consecutive widths (Swin), in order.
-        carry: What becomes of a prompt that moves to a block of another width (METHOD § 6). ``'project'``:
-            deeper, the frozen patch merging maps it; shallower, the least-squares inverse of that.
-            ``'reinit'``: a fresh draw.
-        num_spare: Further prompts that no block owns at the start, for methods that add some (001 App. C).
+        cross_stage: What becomes of a prompt that moves to a block of another width. ``'project'``: deeper, the frozen
+            patch merging maps it; shallower, the least-squares inverse of that. ``'reinit'``: a fresh draw.
 
     Attributes:
         tokens (nn.Parameter): (N, max C_i), float32. Prompt k is its first C_i numbers, i its block.
-        block_index (Tensor): (N,), int64, buffer, in [0, L); -1 for a spare prompt, which no block reads.
+        block_index (Tensor): (N,), int64, buffer, in [0, L); -1 for a prompt that no block reads.
+        probe: Who measures prompts in forward and backward (:class:`mmprovpt.relocation.Criterion`), or None.
 
     Raises:
-        TypeError, ValueError: If an argument is of the wrong type, length or range.
+        ConfigError: If an argument is of the wrong type, length or range.
     """
 
+    renamed = dict(carry='cross_stage')
+    removed = dict(num_spare='prompts that no block owns are an experiment of its own, benchmarks/table3')
     # Whether what a block makes of its prompts goes into the next one, as if they were tokens.
     keeps_outputs = False
+    # Whether its blocks must know how many patches there are.
+    needs_grid = False
 
     def __init__(self, num_tokens: Union[int, Sequence[int]], widths: Sequence[int],
-                 mergings: Sequence[nn.Module] = (), carry: str = 'project', num_spare: int = 0) -> None:
+                 mergings: Sequence[nn.Module] = (), cross_stage: str = 'project') -> None:
         super().__init__()
-        if type(num_spare) is not int or num_spare < 0:
-            raise ValueError(f'num_spare={num_spare!r}, but it must be an int >= 0')
-        if carry not in CARRIERS:
-            raise ValueError(f'carry={carry!r}, but it must be one of {sorted(CARRIERS)}')
+        if cross_stage not in CROSS_STAGE:
+            raise ConfigError(f'cross_stage={cross_stage!r}, but it must be one of {sorted(CROSS_STAGE)}')
         self.widths = [int(width) for width in widths]
-        self.carry = carry
-        # In a tuple, they do not become children of the pool (and have no second name in the state dict).
-        self._mergings = tuple(mergings)
-        counts = torch.tensor(check_num_tokens(num_tokens, len(self.widths)))
-        owned = torch.arange(len(counts)).repeat_interleave(counts)
-        self.register_buffer('block_index', torch.cat([owned, torch.full((num_spare, ), -1)]))
+        self.cross_stage = cross_stage
+        # In a tuple, they do not become children of the prompts (and have no second name in the state dict).
+        self.mergings = tuple(mergings)
+        if cross_stage == 'project':
+            check_mergings(self.widths, self.mergings)
+        self.num_tokens = check_num_tokens(num_tokens, len(self.widths))
+        self.register_buffer('block_index', self.initial_owners())
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
-        # Who measures prompts in forward and backward, see mmprovpt.relocation; set from outside.
-        self.observer = None
-        self._hidden: Tuple[int, ...] = ()
-        self._guest: Optional[int] = None
-        self._guests: Optional[List[Tensor]] = None
+        self.probe = None
+        # False between ``to_empty`` and loading or ``reset_parameters``.
+        self._is_filled = True
+        # On an accelerator, what the owners were when last asked for: (block_index, its version, it on the host, result).
+        self._known_owners: Optional[tuple] = None
         # A parameter that no forward uses would stall DDP.
         self.tokens.requires_grad_(len(self.tokens) > 0)
-        self._index_rows()
+
+    # What a form says
+
+    def initial_owners(self) -> Tensor:
+        """(N,) int64, the block of each prompt at the start."""
+        return torch.arange(len(self.num_tokens)).repeat_interleave(torch.tensor(self.num_tokens, dtype=torch.long))
 
     def initial_row(self, block: int) -> Tensor:
         """(C_block,) a fresh row for a block; subclasses say how it is drawn."""
-        raise TypeError(f'{type(self).__name__} does not say how a prompt is drawn')
+        raise NotImplementedError(f'{type(self).__name__} does not say how a prompt is drawn')
 
-    def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
-        """The prompts of a block before its norm, or ``None`` if it has none; subclasses say how.
+    def read(self, block: int, x: Tensor, given: Given) -> Tensor:
+        """The prompts of a block before its norm; subclasses say how.
 
         Args:
             block: Its number.
-            tokens: (B, N, C) the block's input (timm's Swin: (B, h, w, C)), before its norm.
+            x: (B, N, C) the block's input (timm's Swin: (B, h, w, C)), before its norm.
+            given: What else they follow from.
+
+        Returns:
+            (n, C), or (B, n, C) where samples differ; n may be 0.
         """
-        raise TypeError(f'{type(self).__name__} does not say how a block reads its prompts')
+        raise NotImplementedError(f'{type(self).__name__} does not say how a block reads its prompts')
+
+    def leave(self, block: int, outputs: Tensor) -> Optional[Tensor]:
+        """What goes into the next block of the outputs (B, n, C) of a block's prompts, if ``keeps_outputs``."""
+        return None
 
     def depends_on_input(self, block: int) -> bool:
         """Whether ``read`` does, in eval mode."""
         return False
 
-    def observe_grid(self, patch_embedding: nn.Module, args: Tuple[Tensor], output: Tensor) -> None:
-        """Forward hook of the convolution that embeds patches, for prompts that must know how many there are."""
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all rows anew, and put every prompt where it was at the start."""
+        owners = self.initial_owners()
+        self.block_index.copy_(owners)
+        self.tokens.zero_()
+        for prompt, block in enumerate(owners.tolist()):
+            row = self.initial_row(block)
+            self.tokens[prompt, :len(row)] = row.to(self.tokens)
+        self._is_filled = True
+        self.owners_changed()
+
+    # Who owns what
 
     @property
     def num_blocks(self) -> int:
@@ -90,116 +126,115 @@ class PromptSet(nn.Module):
 
     @property
     def num_active(self) -> int:
-        """Trainable numbers that a forward really reads: Σ_k C_{d_k}, and what else there is (DESIGN: report those)."""
+        """Trainable numbers that a forward really reads: Σ_k C_{d_k}, and what else there is."""
         return int((torch.tensor(self.widths) * self.distribution.cpu()).sum())
 
-    def members(self, block: int) -> Optional[Tensor]:
-        """(n,) int64, numbers of the prompts that a block reads, ascending; ``None`` if there are none."""
-        return self._block_rows[block]
+    @torch._dynamo.disable
+    def owners(self) -> List[Tensor]:
+        """Per block (n,) int64 on the device of the rows: numbers of the prompts that it reads, ascending.
 
-    def rows(self, block: int) -> Optional[Tensor]:
-        """(n, C_block) the rows of ``members(block)``; ``None`` if there are none."""
-        index = self._block_rows[block]
-        if index is None:
-            return None
-        rows = self.tokens.index_select(0, index)[:, :self.widths[block]]
-        return rows if self._guests is None else torch.cat([rows[:-1], self._guests[block][None]])
+        On CPU they are derived from ``block_index`` at each call. On an accelerator that would wait for the device: they
+        are derived again when the buffer is another one or its version has changed, and after :meth:`owners_changed`.
+        An export takes those of the latest call, as constants. Prompts hidden in this thread are left out.
 
-    @contextmanager
+        Raises:
+            RuntimeError: The prompts have no values yet.
+        """
+        index = self.block_index
+        if isinstance(index, FakeTensor):
+            if self._known_owners is None:
+                raise RuntimeError('Which block owns which prompt becomes a constant of an exported graph, and is known '
+                                   'after the first forward: call the model once before you export it')
+            return [torch.tensor(owned.tolist(), dtype=torch.long) for owned in self._known_owners[3]]
+        if index.is_meta or not self._is_filled:
+            raise RuntimeError('The prompts have no values: the model was built on the meta device, or emptied. Load a '
+                               'checkpoint, or call prompts.reset_parameters() after to_empty()')
+        away = running.hidden(self)
+        known = self._known_owners
+        if index.device.type != 'cpu' and known and known[0] is index and known[1] == index._version:
+            if not away:
+                return known[3]
+            host = known[2]
+        else:
+            host = index.detach().cpu()
+        if away:
+            host = host.clone()
+            host[away] = -1
+            return _group(host, self.num_blocks, index.device)
+        owners = _group(host, self.num_blocks, index.device)
+        self._known_owners = (index, index._version, host, owners)
+        return owners
+
+    def owners_changed(self) -> None:
+        """To be called by who writes ``block_index`` without PyTorch's noticing, as ``.data.copy_`` does."""
+        self._known_owners = None
+
+    def rows(self, block: int) -> Tensor:
+        """(n, C_block) the rows that a block owns now."""
+        return self.rows_of(block, self.owners()[block])
+
+    def rows_of(self, block: int, owned: Tensor) -> Tensor:
+        """(n, C_block) the rows ``owned`` (n,) by a block."""
+        return self.tokens.index_select(0, owned)[:, :self.widths[block]]
+
     def without(self, *prompts: int):
-        """For the time of a ``with``, no block reads these prompts: their true removal (001 Eq. 5)."""
-        self._hidden = prompts
-        self._index_rows()
-        try:
-            yield
-        finally:
-            self._hidden = ()
-            self._index_rows()
+        """For the time of a ``with``, no block reads these prompts in this thread: true removal (PRO-VPT Eq. 5); nests."""
+        return running.hiding(self, prompts)
 
-    @contextmanager
-    def guest(self, prompt: int):
-        """For the time of a ``with``, every block reads this prompt as its last row, mapped to its width."""
-        # With 'reinit', what would arrive in another width is not drawn yet: the projected row stands for it.
-        carried = {width: self._carried(prompt, self.widths.index(width), 'project') for width in set(self.widths)}
-        self._guest = prompt
-        self._guests = [carried[width].detach() for width in self.widths]
-        self._index_rows()
-        try:
-            yield
-        finally:
-            self._guest = self._guests = None
-            self._index_rows()
+    # Relocation
 
     @torch.no_grad()
     def relocate(self, prompt: int, block: int) -> bool:
         """Give a prompt to a block.
 
-        Within one width its row keeps its value; across widths see ``carry``. A spare prompt, being as long as the
-        widest block, is cut to its block's width.
+        Within one width its row keeps its value; across widths see ``cross_stage``.
 
         Args:
             prompt: Number of the prompt, in [0, N).
-            block: Number of its new block, in [0, L); or -1, which takes it out and leaves it spare.
+            block: Number of its new block, in [0, L).
 
         Returns:
-            Whether the row was rewritten because the widths differ, or it was spare. What an optimizer remembers
-            of the row is then void and to be zeroed.
+            Whether the row was rewritten. What an optimizer remembers of it is then void and to be zeroed.
 
         Raises:
             IndexError: If there is no such prompt or block.
         """
         if not 0 <= prompt < len(self.tokens):
-            raise IndexError(f'prompt {prompt}: this pool has the prompts 0 to {len(self.tokens) - 1}')
-        if not -1 <= block < self.num_blocks:
+            raise IndexError(f'prompt {prompt}: there are the prompts 0 to {len(self.tokens) - 1}')
+        if not 0 <= block < self.num_blocks:
             raise IndexError(f'block {block}: this backbone has the blocks 0 to {self.num_blocks - 1}')
         source = int(self.block_index[prompt])
-        rewritten = block >= 0 and (source < 0 or not self._alike(source, block))
+        rewritten = not self.alike(source, block)
         if rewritten:
-            row = self._carried(prompt, block, self.carry).clone()
+            row = self.arriving_row(prompt, source, block)
             self.tokens[prompt] = 0
-            self.tokens[prompt, :len(row)] = row
+            self.tokens[prompt, :len(row)] = row.to(self.tokens)
         self.block_index[prompt] = block
-        self._index_rows()
+        self.owners_changed()
         return rewritten
 
-    def _alike(self, block: int, other: int) -> bool:
+    def alike(self, block: int, other: int) -> bool:
         """Whether a row of one block is one of the other as it is."""
         return self.widths[block] == self.widths[other]
 
-    def _carried(self, prompt: int, block: int, carry: str) -> Tensor:
-        """(C_block,) the row of a prompt, as a block would get it."""
-        row, source = self.tokens.detach()[prompt], int(self.block_index[prompt])
-        if source < 0:
-            return row[:self.widths[block]]
-        row = row[:self.widths[source]]
-        return row if len(row) == self.widths[block] else CARRIERS[carry](self, row, block)
+    def arriving_row(self, prompt: int, source: int, block: int) -> Tensor:
+        """(C_block,) the row of a prompt as a block of another width gets it."""
+        row = self.tokens.detach()[prompt, :self.widths[source]].clone()
+        return CROSS_STAGE[self.cross_stage](self, row, block)
 
-    def _index_rows(self) -> None:
-        """Note on the host which rows each block owns, so that no forward has to ask the device."""
-        index = self.block_index
-        if self._hidden:
-            index = index.clone()
-            index[list(self._hidden)] = -1
-        rows: List[Optional[Tensor]] = [(index == block).nonzero().flatten() for block in range(self.num_blocks)]
-        if self._guest is not None:
-            guest = index.new_tensor([self._guest])
-            rows = [torch.cat([row[row != self._guest], guest]) for row in rows]
-        self._block_rows = [row if len(row) else None for row in rows]
+    # Copies, devices, checkpoints
 
     def __getstate__(self):
-        # A copy (EMA's, a pickled one) is not what the observer observes.
-        return dict(self.__dict__, observer=None)
+        # A copy (EMA's, a pickled one) is not what the probe measures.
+        return dict(self.__dict__, probe=None, _known_owners=None)
 
-    # Whoever writes the buffer from outside (loading, moving, EMA's copies) does one of these three afterwards.
-    def _apply(self, *args, **kwargs):
-        super()._apply(*args, **kwargs)
-        self._index_rows()
-        return self
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        self._index_rows()
-        return self
+    def _apply(self, fn: Callable, recurse: bool = True):
+        # ``to_empty`` cannot be told from other moves but by what it does to values.
+        moved = fn(torch.tensor(_SENTINEL, device=self.block_index.device))
+        if not moved.is_meta and moved.detach().cpu().tolist() != list(_SENTINEL):
+            self._is_filled = False
+        self.owners_changed()
+        return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         index = state_dict.get(f'{prefix}block_index')
@@ -208,18 +243,48 @@ class PromptSet(nn.Module):
                 f'{prefix}block_index of the checkpoint names the blocks {int(index.min())} to {int(index.max())}, '
                 f'but this backbone has the blocks 0 to {self.num_blocks - 1}: it is of another backbone')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._index_rows()
+        if all(prefix + name in state_dict for name in (*self._parameters, *self._buffers)):
+            self._is_filled = True
+        self.owners_changed()
+
+
+def _group(index: Tensor, num_blocks: int, device: torch.device) -> List[Tensor]:
+    """Per block, where a host tensor (N,) names it."""
+    order = index.argsort(stable=True).to(device)
+    counts = torch.bincount(index + 1, minlength=num_blocks + 1).tolist()
+    owners = [owned.clone() for owned in order.split(counts)[1:]]
+    for owned in owners:
+        # One compilation serves all numbers of prompts, 0 included.
+        torch._dynamo.decorators.mark_unbacked(owned, 0)
+    return owners
 
 
 def check_num_tokens(num_tokens: Union[int, Sequence[int]], num_blocks: int) -> List[int]:
     """One count per block, or an error that says what is wrong with ``num_tokens``."""
-    counts = [num_tokens] * num_blocks if isinstance(num_tokens, int) else num_tokens
+    counts = [num_tokens] * num_blocks if type(num_tokens) is int else num_tokens
     if not isinstance(counts, (list, tuple)) or any(type(n) is not int for n in counts):
-        raise TypeError(f'num_tokens={num_tokens!r}, but it must be an int (prompts per block) or a list of '
-                        f'{num_blocks} ints, one per block')
+        raise ConfigError(f'num_tokens={num_tokens!r}, but it must be an int (prompts per block) or a list of '
+                          f'{num_blocks} ints, one per block')
     if len(counts) != num_blocks:
-        raise ValueError(f'num_tokens has {len(counts)} entries, but the backbone has {num_blocks} blocks: '
-                         'give one count per block, or one int for all')
+        raise ConfigError(f'num_tokens has {len(counts)} entries, but the backbone has {num_blocks} blocks: '
+                          'give one count per block, or one int for all')
     if min(counts) < 0:
-        raise ValueError(f'num_tokens={num_tokens!r}: counts must be 0 or more')
+        raise ConfigError(f'num_tokens={num_tokens!r}: counts must be 0 or more')
     return list(counts)
+
+
+def find_prompts(model: nn.Module) -> PromptSet:
+    """The only set of prompts in a model, which may be wrapped (DDP).
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, PromptSet)}
+    if len(found) != 1:
+        raise ValueError(f'{type(model).__name__} must have one set of prompts, but has {len(found)}'
+                         f'{": " + ", ".join(found) if found else ""}; give the backbone `prompts`, or call '
+                         'inject_prompts')
+    return next(iter(found.values()))
+
+
+__all__ = ['FORMS', 'PromptSet', 'check_num_tokens', 'find_prompts']

@@ -1,19 +1,20 @@
 """VPT's prompts: learned rows, the same for every input."""
 import math
-from typing import Optional, Sequence, Union
+from typing import Sequence, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmprovpt.registry import MODELS
+from mmprovpt.attention.block import Given
+from mmprovpt.errors import ConfigError
 
-from .prompt_set import PromptSet
+from .prompt_set import FORMS, PromptSet
 
 
-@MODELS.register_module()
+@FORMS.register
 class StaticPrompts(PromptSet):
-    """Prompts of VPT-Deep (Jia et al. 2022; 001 Eq. v).
+    """Prompts of VPT-Deep (Jia et al. 2022; docs/method/prompts.md).
 
     Args:
         num_tokens: See :class:`PromptSet`.
@@ -26,28 +27,29 @@ class StaticPrompts(PromptSet):
     def __init__(self, num_tokens: Union[int, Sequence[int]], patch_fan_in: int, dropout: float = 0.1,
                  **kwargs) -> None:
         super().__init__(num_tokens, **kwargs)
-        if not 0 <= dropout < 1:
-            raise ValueError(f'dropout={dropout}, but it must be in [0, 1)')
-        self.dropout = dropout
+        self.dropout = check_probability('dropout', dropout)
         self.patch_fan_in = patch_fan_in
-        for prompt, block in enumerate(self.block_index.tolist()):
-            # A spare prompt is as long as the widest block, which may cut it.
-            row = self.initial_row(block if block >= 0 else self.widths.index(max(self.widths)))
-            self.tokens.data[prompt, :len(row)] = row
+        PromptSet.reset_parameters(self)  # the rows; a subclass fills what else it has
 
     def initial_row(self, block: int) -> Tensor:
         """(C_block,) float32, uniform in ±sqrt(6 / (patch_fan_in + C))."""
         bound = math.sqrt(6 / (self.patch_fan_in + self.widths[block]))
         return torch.empty(self.widths[block]).uniform_(-bound, bound)
 
-    def read(self, block: int, tokens: Tensor) -> Optional[Tensor]:
-        """The prompts of a block before its norm, whatever the tokens.
+    def read(self, block: int, x: Tensor, given: Given) -> Tensor:
+        """The prompts of a block before its norm, whatever its input.
 
         Returns:
-            ``None`` if the block owns no prompt; (B, n, C) in training with dropout, which differs from sample
-            to sample; else (n, C).
+            (B, n, C) in training with dropout, which differs from sample to sample; else (n, C).
         """
-        rows = self.rows(block)
-        if rows is not None and self.training and self.dropout > 0:
-            rows = F.dropout(rows.expand(tokens.shape[0], *rows.shape), self.dropout)
+        rows = self.rows_of(block, given.owned)
+        if self.training and self.dropout > 0:
+            rows = F.dropout(rows.expand(x.shape[0], *rows.shape), self.dropout)
         return rows
+
+
+def check_probability(name: str, value: float) -> float:
+    """The value, or an error that says that it is no probability in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ConfigError(f'{name}={value!r}, but it must be a number in [0, 1)')
+    return float(value)

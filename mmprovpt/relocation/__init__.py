@@ -3,14 +3,13 @@ import inspect
 from typing import Dict
 
 from .allocator import Allocator
-from .bandits import NeedAllocator, RetireAllocator, ThompsonAllocator, UniformAllocator, VirtualAllocator
+from .bandits import NeedAllocator, RetireAllocator, ThompsonAllocator, UniformAllocator
 from .criteria import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
 from .history import RelocationHistory
 from .ppo import JointPPOAllocator, PPOAllocator
 from .pruners import IdlenessPruner, RandomPruner, ShrinkingPruner, SparePruner
 from .relocator import Move, Relocator
 from .reward import PeriodLoss, RewardBaseline
-from .virtual import virtual_gain
 
 PRUNERS: Dict[str, type] = dict(
     IdlenessPruner=IdlenessPruner, RandomPruner=RandomPruner, ShrinkingPruner=ShrinkingPruner, SparePruner=SparePruner)
@@ -20,8 +19,7 @@ ALLOCATORS: Dict[str, type] = dict(
     ThompsonAllocator=ThompsonAllocator,
     UniformAllocator=UniformAllocator,
     RetireAllocator=RetireAllocator,
-    NeedAllocator=NeedAllocator,
-    VirtualAllocator=VirtualAllocator)
+    NeedAllocator=NeedAllocator)
 
 
 def check_config(config: dict, classes: Dict[str, type]) -> None:
@@ -66,5 +64,5 @@ __all__ = [
     'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'FisherGateIdleness', 'IdlenessPruner', 'JointPPOAllocator',
     'Move', 'NeedAllocator', 'PPOAllocator', 'PeriodLoss', 'RandomPruner', 'RelocationHistory', 'Relocator',
     'RetireAllocator', 'RewardBaseline', 'ShrinkingPruner', 'SparePruner', 'TaylorIdleness', 'ThompsonAllocator',
-    'UniformAllocator', 'VirtualAllocator', 'build', 'check_config', 'true_idleness', 'virtual_gain'
+    'UniformAllocator', 'build', 'check_config', 'true_idleness'
 ]

@@ -81,22 +81,6 @@ class NeedAllocator(UniformAllocator):
         return int(torch.multinomial(probs, 1, generator=self.generator))
 
 
-class VirtualAllocator(NeedAllocator):
-    r"""Go where opening the pruned prompt helps most at once (METHOD § 4, `virtual`).
-
-    The signal ``virtual`` is :func:`~mmprovpt.relocation.virtual_gain`, the first-order gain of the prompt in every
-    block, in standard deviations over blocks; a block is drawn with probability softmax(signal / T). It sees what the
-    prompt is worth on arrival, not after tuning (001 App. B, Discovery 3, warns of the difference).
-
-    Args:
-        num_blocks (int): Number of blocks L.
-        temperature (float): T >= 0; 0 is the argmax (the first of equals).
-        seed (int): Seed of its generator.
-    """
-
-    signals = ('virtual', )
-
-
 class ThompsonAllocator(UniformAllocator):
     r"""Thompson sampling in a Gaussian bandit over the blocks (001 Table 3, Alc1).
 

@@ -1,9 +1,59 @@
 """Idleness: how much the loss would fall if a prompt were not there (001 Eq. 5; METHOD § 3)."""
-from functools import partial
-from typing import Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
+
+from mmprovpt.kinds import Kinds
+
+
+class _WatchRows(torch.autograd.Function):
+    """Rows as they are; their backward adds to sums. It works compiled, too, where hooks on tensors do not."""
+
+    @staticmethod
+    def forward(ctx, rows, owned, scale, shift, squares, linear):
+        ctx.save_for_backward(rows, owned, scale, shift)
+        ctx.sums = squares, linear
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, owned, scale, shift = ctx.saved_tensors
+        squares, linear = ctx.sums
+        _add_squares(squares, owned, grad, scale)
+        if linear is not None:  # <∂L/∂n, n> of the standardised prompt n, for which scale and shift cancel out
+            rows = rows.float() if shift is None else rows.float() - shift.float()
+            score = (grad.float() * rows).sum(-1)
+            linear.index_add_(0, owned, score.sum(0) if score.dim() == 2 else score)
+        return grad, None, None, None, None, None
+
+
+class _WatchGates(torch.autograd.Function):
+    """Rows as they are, and gates of 0, whose backward adds to sums."""
+
+    @staticmethod
+    def forward(ctx, rows, owned, scale, squares, linear, quadratic, batch_size):
+        ctx.save_for_backward(owned, scale)
+        ctx.sums = squares, linear, quadratic
+        gates = torch.zeros(batch_size, owned.shape[0], dtype=torch.float32, device=rows.device)
+        return rows.view_as(rows), gates
+
+    @staticmethod
+    def backward(ctx, grad, gate_grad):
+        owned, scale = ctx.saved_tensors
+        squares, linear, quadratic = ctx.sums
+        _add_squares(squares, owned, grad, scale)
+        linear.index_add_(0, owned, gate_grad.sum(0))
+        if quadratic is not None:  # the loss is a mean, so γ is B times the gradient
+            quadratic.index_add_(0, owned, gate_grad.shape[0] * gate_grad.square().sum(0))
+        return grad, None, None, None, None, None, None
+
+
+def _add_squares(squares: Tensor, owned: Tensor, grad: Tensor, scale: Optional[Tensor]) -> None:
+    """Squared norm of the gradient by each standardised prompt, for the need of a block."""
+    inner = grad.float() if scale is None else grad.float() * scale.float()
+    inner = inner.sum(0) if inner.dim() == 3 else inner
+    squares.index_add_(0, owned, inner.square().sum(1))
 
 
 class Criterion:
@@ -22,51 +72,55 @@ class Criterion:
     n the standardised prompt (METHOD § 4, RigL's rule for weights).
 
     Args:
-        pool (PromptSet): The prompts of a backbone, on their final device. This object becomes its observer.
+        prompts (PromptSet): Of a backbone, on their final device. This object becomes their probe.
         score_interval (int, optional): Score every so many iterations, from a period's first on, >= 1. None: the
             criterion's own ``default_interval``. Every loss counts.
     """
 
     default_interval = 1
 
-    def __init__(self, pool: nn.Module, score_interval: Optional[int] = None) -> None:
-        self.num_prompts = len(pool.tokens)
+    def __init__(self, prompts: nn.Module, score_interval: Optional[int] = None) -> None:
+        self.num_prompts = len(prompts.tokens)
         self.score_interval = self.default_interval if score_interval is None else score_interval
         # Flat, so that one all-reduce merges processes: N summed scores, N summed squared gradients, summed loss,
         # counted, scored and dropped iterations.
-        self.sums = torch.zeros(2 * self.num_prompts + 4, dtype=torch.float32, device=pool.tokens.device)
-        self._pool = pool
+        self.sums = torch.zeros(2 * self.num_prompts + 4, dtype=torch.float32, device=prompts.tokens.device)
+        self.prompts = prompts
         # Of the running iteration: what grows like the loss's scale, and what like its square (second-order
         # terms, squared gradients).
-        self._linear = torch.zeros(self.num_prompts, dtype=torch.float32, device=pool.tokens.device)
+        self._linear = torch.zeros(self.num_prompts, dtype=torch.float32, device=prompts.tokens.device)
         self._quadratic = torch.zeros_like(self._linear)
         self._squares = torch.zeros_like(self._linear)
-        self._scale: Union[float, Tensor, None] = None  # None: nothing is scored
+        self._scale: Union[float, Tensor] = 1.0
+        self.scoring = False  # whether the running iteration is scored
         self._is_open = False
         self._begun = 0  # iterations of the period
-        pool.observer = self
+        prompts.probe = self
 
-    # What a forward calls, see mmprovpt.attention.reader
+    # What a forward calls, see mmprovpt.attention.block
 
-    def watch_rows(self, block: int, rows: Tensor, norm: nn.Module) -> None:
-        """A block reads ``rows``, its prompts behind ``norm``: (n, C), or (B, n, C) where samples differ."""
-        if self._scale is not None and rows.requires_grad:
-            rows.register_hook(partial(self._see_rows, self._pool.members(block), rows.detach(), norm))
+    def watch(self, owned: Tensor, rows: Tensor, norm: nn.Module,
+              batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+        """Have the backward of a block measure its prompts.
 
-    def open_gates(self, block: int, batch_size: int, q: Tensor) -> Optional[Tensor]:
-        """Numbers (B, n) to be added to the logits of the block's prompts, or None; here none are needed."""
-        return None
+        Args:
+            owned: (n,) int64, numbers of the prompts that the block reads.
+            rows: (n, C), or (B, n, C) where samples differ: they, behind ``norm``.
+            norm: The block's first.
+            batch_size: B, number of samples.
 
-    def _see_rows(self, members: Tensor, rows: Tensor, norm: nn.Module, grad: Tensor) -> None:
-        grad, rows = grad.detach().float(), rows.float()
-        scale, shift = getattr(norm, 'weight', None), getattr(norm, 'bias', None)
-        inner = grad if scale is None else grad * scale.detach()
-        inner = inner.sum(0) if inner.dim() == 3 else inner
-        self._squares.index_add_(0, members, inner.square().sum(1))
-        self._see_normalised(members, grad, rows if shift is None else rows - shift.detach())
+        Returns:
+            tuple: What the block is to read in place of ``rows``; and numbers (B, n) that are to be added to the logits
+            of its prompts, or None.
+        """
+        if not self.scoring or not rows.requires_grad:
+            return rows, None
+        return self._watch(owned, rows, getattr(norm, 'weight', None), getattr(norm, 'bias', None), batch_size)
 
-    def _see_normalised(self, members: Tensor, grad: Tensor, rows: Tensor) -> None:
-        """For subclasses: gradient and value of rows behind the norm, its shift taken off."""
+    def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
+               batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+        """For subclasses; here only what the need of a block follows from."""
+        return _WatchRows.apply(rows, owned, scale, shift, self._squares, None), None
 
     # Iterations
 
@@ -81,7 +135,7 @@ class Criterion:
         for sums in (self._linear, self._quadratic, self._squares):
             sums.zero_()
         self._is_open = True
-        self._scale = scale if self._begun % self.score_interval == 0 else None
+        self._scale, self.scoring = scale, self._begun % self.score_interval == 0
         self._begun += 1
 
     def update(self, loss: Union[float, Tensor]) -> None:
@@ -100,7 +154,7 @@ class Criterion:
             raise RuntimeError('update() without begin(): call begin(scale) before the forward pass')
         loss = torch.as_tensor(loss, dtype=torch.float32, device=self.sums.device).detach().reshape(1)
         one, zero = torch.ones_like(loss), torch.zeros_like(loss)
-        if self._scale is None:
+        if not self.scoring:
             sample = torch.cat([self._linear, self._squares, loss, one, zero, zero])
         else:
             score = self._linear / self._scale - self._quadratic / 2 / self._scale / self._scale
@@ -112,7 +166,7 @@ class Criterion:
         sample = torch.where(torch.isfinite(sample).all(), sample, dropped)
         sample[:-3] += torch.where(torch.isfinite(loss), 0., float('nan'))
         self.sums += sample
-        self._scale, self._is_open = None, False
+        self.scoring = self._is_open = False
 
     # Periods
 
@@ -150,11 +204,11 @@ class Criterion:
     def reset(self) -> None:
         """Start a new period."""
         self.sums.zero_()
-        self._scale, self._is_open, self._begun = None, False, 0
+        self.scoring, self._is_open, self._begun = False, False, 0
 
     def close(self) -> None:
         """Stop observing."""
-        self._pool.observer = None
+        self.prompts.probe = None
 
     def state_dict(self) -> dict:
         """dict: The sums of the running period, one CPU tensor (2N + 4,) float32, and its iterations."""
@@ -171,7 +225,7 @@ class Criterion:
             raise ValueError(f'the idleness state is about {(len(sums) - 4) // 2} prompts, '
                              f'but the model has {self.num_prompts}')
         self.sums.copy_(sums)
-        self._scale, self._is_open, self._begun = None, False, state['begun']
+        self.scoring, self._is_open, self._begun = False, False, state['begun']
 
 
 class TaylorIdleness(Criterion):
@@ -181,15 +235,15 @@ class TaylorIdleness(Criterion):
     the change of the loss that it stands for (METHOD § 3).
     """
 
-    def __init__(self, pool: nn.Module, score_interval: Optional[int] = None) -> None:
-        super().__init__(pool, score_interval)
-        self._handle = pool.tokens.register_hook(self._see_tokens)
+    def __init__(self, prompts: nn.Module, score_interval: Optional[int] = None) -> None:
+        super().__init__(prompts, score_interval)
+        self._handle = prompts.tokens.register_hook(self._see_tokens)
 
     def _see_tokens(self, grad: Tensor) -> None:
         # Several backward calls and re-entrant checkpointing deliver a gradient in parts, which add up: the score
         # is linear in it. Columns that a prompt does not use have gradient 0.
-        if self._scale is not None:
-            self._linear += (grad.detach().float() * self._pool.tokens.detach().float()).sum(dim=1)
+        if self.scoring:
+            self._linear += (grad.detach().float() * self.prompts.tokens.detach().float()).sum(dim=1)
 
     def close(self) -> None:
         """Stop observing."""
@@ -203,9 +257,9 @@ class NormalisedTaylorIdleness(Criterion):
     n is the standardised prompt, behind the norm but for scale and shift; removal is its expansion to 0 (METHOD § 3).
     """
 
-    def _see_normalised(self, members: Tensor, grad: Tensor, rows: Tensor) -> None:
-        score = (grad * rows).sum(-1)
-        self._linear.index_add_(0, members, score.sum(0) if score.dim() == 2 else score)
+    def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
+               batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+        return _WatchRows.apply(rows, owned, scale, shift, self._squares, self._linear), None
 
 
 class GateIdleness(Criterion):
@@ -218,29 +272,24 @@ class GateIdleness(Criterion):
     # A scored iteration costs some 5 % more on Swin; on average training shall not cost more than 2 %.
     default_interval = 4
 
-    def open_gates(self, block: int, batch_size: int, q: Tensor) -> Optional[Tensor]:
-        """Zeros (B, n) float32 whose gradient is the score; None where no gradient will come."""
-        if self._scale is None or not torch.is_grad_enabled():
-            return None
-        members = self._pool.members(block)
-        gates = torch.zeros(batch_size, len(members), device=q.device, requires_grad=True)
-        gates.register_hook(partial(self._see_gates, members))
-        return gates
+    def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
+               batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+        return _WatchGates.apply(rows, owned, scale, self._squares, self._linear, self._fisher(), batch_size)
 
-    def _see_gates(self, members: Tensor, grad: Tensor) -> None:
-        self._linear.index_add_(0, members, grad.detach().sum(0))
+    def _fisher(self) -> Optional[Tensor]:
+        """Where squares of the gates' gradients go, if they count."""
+        return None
 
 
 class FisherGateIdleness(GateIdleness):
     r"""Second order in the gate with the empirical Fisher: mean γ − ½ mean γ² (METHOD § 3)."""
 
-    def _see_gates(self, members: Tensor, grad: Tensor) -> None:
-        super()._see_gates(members, grad)
-        # The loss is a mean, so γ is B times the gradient.
-        self._quadratic.index_add_(0, members, len(grad) * grad.detach().square().sum(0))
+    def _fisher(self) -> Optional[Tensor]:
+        return self._quadratic
 
 
-CRITERIA: Dict[str, type] = dict(
+CRITERIA = Kinds('criterion')
+CRITERIA.update(
     taylor=TaylorIdleness,
     taylor_norm=NormalisedTaylorIdleness,
     gate=GateIdleness,
@@ -248,21 +297,21 @@ CRITERIA: Dict[str, type] = dict(
 
 
 @torch.no_grad()
-def true_idleness(pool: nn.Module, prompts: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
+def true_idleness(prompts: nn.Module, numbers: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
     r"""Idleness by definition: each prompt is really taken away for one evaluation (001 Eq. 5).
 
     Args:
-        pool (PromptSet): The prompts of the evaluated model.
-        prompts (Sequence[int]): Which to take away, one at a time.
+        prompts (PromptSet): Of the evaluated model.
+        numbers (Sequence[int]): Which to take away, one at a time.
         evaluate (Callable): Loss on the same data with the same randomness at each call, a tensor of one element;
-            called ``len(prompts) + 1`` times.
+            called ``len(numbers) + 1`` times.
 
     Returns:
-        Tensor: (len(prompts),) float32 on the CPU, :math:`\mathcal L(P) - \mathcal L(P \setminus p_k)`.
+        Tensor: (len(numbers),) float32 on the CPU, :math:`\mathcal L(P) - \mathcal L(P \setminus p_k)`.
     """
     whole = evaluate().detach().float().reshape(1)
     scores = []
-    for prompt in prompts:
-        with pool.without(prompt):
+    for number in numbers:
+        with prompts.without(number):
             scores.append(whole - evaluate().detach().float().reshape(1))
     return torch.cat(scores).cpu() if scores else torch.zeros(0)

@@ -8,20 +8,20 @@ import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .attention import Looks
+from .attention import AttentionMaps
 from .relocation import save
 
 MAPS_PER_ROW = 6
 
 
-def plot_attention(looks: Looks, image: np.ndarray, path: Union[str, Path], title: str = '') -> Path:
+def plot_attention(maps: AttentionMaps, image: np.ndarray, path: Union[str, Path], title: str = '') -> Path:
     """Draw the weight of prompts in each block, and for each block which patches are looked at (001 Fig. 7 and ix).
 
     Each map has its own scale, from its least (dark) to its largest weight (bright); its title says how much of the
     attention goes to patches (the rest: class token and prompts).
 
     Args:
-        looks: Of :func:`~mmprovpt.visualization.look`.
+        maps: Of :func:`~mmprovpt.visualization.attention_maps`.
         image: (H, W, 3) uint8, RGB, as the backbone saw it.
         path: PNG to write; its folder must exist.
         title: Of the image.
@@ -29,7 +29,7 @@ def plot_attention(looks: Looks, image: np.ndarray, path: Union[str, Path], titl
     Returns:
         ``path``.
     """
-    rows = math.ceil(len(looks.patches) / MAPS_PER_ROW)
+    rows = math.ceil(len(maps.patches) / MAPS_PER_ROW)
     heights = [3.2, rows * (0.3 + 1.9 * image.shape[0] / image.shape[1])]  # inches
     figure = Figure(figsize=(12, sum(heights)), dpi=150, layout='constrained')
     FigureCanvasAgg(figure)
@@ -39,12 +39,12 @@ def plot_attention(looks: Looks, image: np.ndarray, path: Union[str, Path], titl
     left.imshow(image)
     left.set_axis_off()
     left.set_title(title, fontsize=8)
-    _draw_prompts(right, looks)
+    _draw_prompts(right, maps)
     if rows:
         grid = list(parts[1].subplots(rows, MAPS_PER_ROW, squeeze=False).flat)
         for axes in grid:
             axes.set_axis_off()
-        for block, (axes, patches) in enumerate(zip(grid, looks.patches)):
+        for block, (axes, patches) in enumerate(zip(grid, maps.patches)):
             axes.imshow(image.mean(2), cmap='gray')
             size = image.shape[:2]
             smooth = F.interpolate(patches[None, None].float(), size, mode='bilinear')[0, 0]
@@ -54,15 +54,15 @@ def plot_attention(looks: Looks, image: np.ndarray, path: Union[str, Path], titl
     return Path(path)
 
 
-def _draw_prompts(axes, looks: Looks) -> None:
+def _draw_prompts(axes, maps: AttentionMaps) -> None:
     """Bars: all prompts of a block; dots: each of them."""
-    blocks = range(len(looks.prompts))
-    axes.bar(blocks, [float(prompts.sum()) for prompts in looks.prompts], color='C0', alpha=0.35, label='all prompts')
-    points = [(block, float(weight)) for block in blocks for weight in looks.prompts[block]]
+    blocks = range(len(maps.prompts))
+    axes.bar(blocks, [float(prompts.sum()) for prompts in maps.prompts], color='C0', alpha=0.35, label='all prompts')
+    points = [(block, float(weight)) for block in blocks for weight in maps.prompts[block]]
     if points:
         axes.scatter(*zip(*points), s=12, color='C3', linewidths=0, alpha=0.8, label='each prompt', zorder=3)
-    who = 'the class token' if looks.patches else 'all queries (mean)'
-    counts = [f'{block}\n({len(looks.prompts[block])})' for block in blocks]
+    who = 'the class token' if maps.patches else 'all queries (mean)'
+    counts = [f'{block}\n({len(maps.prompts[block])})' for block in blocks]
     axes.set_xticks(list(blocks), counts, fontsize=8)
     axes.set(xlabel='Block (and its number of prompts)', ylabel='Attention weight', ylim=(0, None),
              title=f'Attention of {who} to prompts')

@@ -1,7 +1,4 @@
-"""What the matrix of backbones does not reach: masks, refusals, and the swapping of classes itself."""
-import copy
-import pickle
-
+"""What the matrix of backbones does not reach: masks, and what is refused."""
 import pytest
 import timm
 import torch
@@ -9,91 +6,99 @@ from matrix import randomise
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import nn
 
-from mmprovpt.attention import PromptReader, adopt
-from mmprovpt.attention.fused_qkv import PromptedTIMMAttention
+from mmprovpt.attention import PromptedBlock, running
 from mmprovpt.attention.mmcv_mha import PromptedMMCVAttention
-from mmprovpt.attention.reader import prompt_keys_values
+from mmprovpt.attention.timm_attention import PromptedTIMMAttention
+from mmprovpt.backbones.adopt import adopt
 from mmprovpt.prompts import StaticPrompts
 
 
-class Louder:
+class Block(nn.Module):
+    """Attention behind a norm, called with whatever else."""
 
-    def forward(self, x):
-        return 2 * super().forward(x)
+    def __init__(self, attention):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(8), attention
 
-
-def test_adopt_changes_behaviour_and_nothing_else():
-    linear = nn.Linear(2, 3)
-    keys, x = list(linear.state_dict()), torch.ones(1, 2)
-    expected = 2 * linear(x)
-    adopt(linear, Louder)
-    assert torch.equal(linear(x), expected) and isinstance(linear, nn.Linear)
-    assert list(linear.state_dict()) == keys
-    for twin in (copy.copy(linear), copy.deepcopy(linear), pickle.loads(pickle.dumps(linear))):
-        assert type(twin) is type(linear) and torch.equal(twin(x), expected)
-    other = nn.Linear(2, 3)
-    adopt(other, Louder)
-    assert type(other) is type(linear)
-    assert type(nn.Linear(2, 3)) is nn.Linear
+    def forward(self, x, *args, **kwargs):
+        return self.attn(self.norm1(x), *args, **kwargs)
 
 
 @pytest.fixture
-def pool():
+def prompts():
     torch.manual_seed(0)
     return StaticPrompts(3, patch_fan_in=48, widths=[8], dropout=0.)
 
 
-def prompted(attention, mixin, pool):
-    randomise(attention)
-    norm = nn.LayerNorm(8)
-    attention.prompt_reader = PromptReader(pool, 0, norm)
+def prompted(attention, mixin, prompts):
+    block = randomise(Block(attention)).eval()
+    block.place = attention.place = running.Place(prompts, 0)
     adopt(attention, mixin)
-    return norm(pool.rows(0))
+    adopt(block, PromptedBlock)
+    return block
 
 
 @pytest.mark.parametrize('kind', ['bool', 'float'])
 @torch.no_grad()
-def test_timm_mask_hides_tokens_but_no_prompt(pool, kind):
-    attention = timm.layers.Attention(8, num_heads=2, qkv_bias=True).eval()
-    rows = prompted(attention, PromptedTIMMAttention, pool)
+def test_timm_mask_hides_tokens_but_no_prompt(prompts, kind):
+    block = prompted(timm.layers.Attention(8, num_heads=2, qkv_bias=True), PromptedTIMMAttention, prompts)
     x = torch.randn(2, 5, 8)
     mask = torch.ones(5, 5).tril().bool()
-    ours = attention(x, attn_mask=mask if kind == 'bool' else torch.zeros(5, 5).masked_fill(~mask, -torch.inf))
+    ours = block(x, attn_mask=mask if kind == 'bool' else torch.zeros(5, 5).masked_fill(~mask, -torch.inf))
     whole = torch.zeros(8, 8).bool()
     whole[:, 5:] = True
     whole[:5, :5] = mask
-    upstream = type(attention).upstream.forward
-    expected = upstream(attention, torch.cat([x, rows.expand(2, -1, -1)], 1), attn_mask=whole)
+    tokens = block.norm1(torch.cat([x, prompts.tokens.expand(2, -1, -1)], 1))
+    expected = type(block.attn).upstream.forward(block.attn, tokens, attn_mask=whole)
     torch.testing.assert_close(ours, expected[:, :5], rtol=1e-5, atol=1e-6)
 
 
-def test_timm_causal_is_refused(pool):
-    attention = timm.layers.Attention(8, num_heads=2)
-    prompted(attention, PromptedTIMMAttention, pool)
+def test_timm_causal_is_refused(prompts):
+    block = prompted(timm.layers.Attention(8, num_heads=2), PromptedTIMMAttention, prompts)
     with pytest.raises(ValueError, match='is_causal=True with prompts'):
-        attention(torch.zeros(1, 5, 8), is_causal=True)
+        block(torch.zeros(1, 5, 8), is_causal=True)
 
 
-@pytest.mark.parametrize('call, batch_first, given', [
-    (lambda m, x: m(x, x), True, '1 positional'),
-    (lambda m, x: m(x, key=x), True, "'key'"),
-    (lambda m, x: m(x, attn_mask=x), True, "'attn_mask'"),
-    (lambda m, x: m(x), False, 'batch_first=False'),
+@pytest.mark.parametrize('kwargs, batch_first, given', [
+    (dict(key=torch.zeros(2, 5, 8)), True, "'key'"),
+    (dict(attn_mask=torch.zeros(5, 5)), True, "'attn_mask'"),
+    ({}, False, 'batch_first=False'),
 ])
-def test_mmcv_refuses_what_it_would_ignore(pool, call, batch_first, given):
-    attention = MultiheadAttention(8, 2, batch_first=batch_first)
-    prompted(attention, PromptedMMCVAttention, pool)
+def test_mmcv_refuses_what_it_would_ignore(prompts, kwargs, batch_first, given):
+    block = prompted(MultiheadAttention(8, 2, batch_first=batch_first), PromptedMMCVAttention, prompts)
     with pytest.raises(ValueError, match=given):
-        call(attention, torch.zeros(2, 5, 8))
+        block(torch.zeros(2, 5, 8), **kwargs)
 
 
-@pytest.mark.parametrize('shape', [(3, 8), (2, 3, 8)])
-def test_keys_and_values_go_to_the_windows_of_their_sample(shape):
-    weight, bias, rows = torch.randn(24, 8), torch.randn(24), torch.randn(shape)
-    k, v = prompt_keys_values(rows, weight, bias, num_heads=2, batch_size=6)
-    assert k.shape == v.shape == (6, 2, 3, 4)
-    for window in range(6):
-        own = rows if rows.dim() == 2 else rows[window // 3]
-        for got, part in ((k, slice(8, 16)), (v, slice(16, 24))):
-            expected = own @ weight[part].T + bias[part]
-            torch.testing.assert_close(got[window].transpose(0, 1).flatten(1), expected)
+def test_mmcv_refuses_a_projection_that_it_would_pass_by(prompts):
+    """Its weights are read bare, so whoever wraps or replaces the module would be left out of the prompts."""
+    class Wrapped(nn.MultiheadAttention):
+        pass
+
+    block = prompted(MultiheadAttention(8, 2, batch_first=True), PromptedMMCVAttention, prompts)
+    block.attn.attn.__class__ = Wrapped
+    with pytest.raises(TypeError, match='Wrapped now, which may project otherwise'):
+        block(torch.zeros(2, 5, 8))
+
+
+def test_attention_never_runs_without_the_prompts_of_its_block(prompts):
+    block = prompted(timm.layers.Attention(8, num_heads=2), PromptedTIMMAttention, prompts)
+    x = torch.zeros(1, 5, 8)
+    with pytest.raises(RuntimeError, match='of block 0 reads prompts, but no block has handed any to it'):
+        block.attn(x)
+    with pytest.raises(RuntimeError, match='no block has handed'):
+        type(block).upstream.forward(block, x)
+    assert block(x).shape == x.shape
+
+
+def test_an_exception_leaves_nothing_behind(prompts):
+    block = prompted(timm.layers.Attention(8, num_heads=2), PromptedTIMMAttention, prompts)
+    x = torch.zeros(1, 5, 8)
+    with pytest.raises(RuntimeError):
+        block(torch.zeros(1, 5, 9))
+    block.attn.proj.register_forward_pre_hook(lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        block(x)
+    assert running.handed() is None
+    with pytest.raises(RuntimeError, match='no block has handed'):
+        block.attn(x)

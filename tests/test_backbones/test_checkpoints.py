@@ -196,8 +196,8 @@ def test_mmdet_checkpoint_without_prefix(tmp_path):
 
 def test_random_frozen_weights_are_said(case, monkeypatch):
     said = []
-    monkeypatch.setattr('mmprovpt.prompts.frozen.print_log', lambda *args, **kwargs: said.append((args, kwargs)))
+    monkeypatch.setattr('mmprovpt.backbones.prompted.log', lambda *args: said.append(args))
     build(case, TOKENS).init_weights()
-    (message, _), kwargs = said[0]
+    (message, level), = said
     assert 'prompts will be tuned on random weights' in message
-    assert kwargs['level'] == logging.WARNING
+    assert level == logging.WARNING

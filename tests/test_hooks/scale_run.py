@@ -24,7 +24,7 @@ from mmprovpt.cli.setup import build_runner  # noqa: E402
 from mmprovpt.errors import ConfigError  # noqa: E402
 from mmprovpt.hooks import PromptRelocationHook  # noqa: E402
 from mmprovpt.hooks.find import unwrapped  # noqa: E402
-from mmprovpt.prompts import inject_prompts  # noqa: E402
+from mmprovpt import inject_prompts  # noqa: E402
 
 GLOBAL_BATCH, ITERS, PERIOD, LR = 8, 8, 2, 0.01
 # What each run is: options of `config`.

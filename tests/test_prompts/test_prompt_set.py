@@ -1,4 +1,5 @@
 import math
+import threading
 
 import pytest
 import torch
@@ -6,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mmprovpt.prompts import AdaptivePrompts, StaticPrompts
+from mmprovpt.errors import ConfigError
+from mmprovpt.prompts import FORMS, AdaptivePrompts, StaticPrompts
 
 
-def pool(num_tokens=2, widths=(8, 8, 8), **kwargs):
+def pool(num_tokens=2, widths=(8, 8, 8), cross_stage='reinit', **kwargs):
+    kwargs['cross_stage'] = cross_stage
     return StaticPrompts(num_tokens, patch_fan_in=3 * 4**2, widths=widths, **kwargs)
 
 
@@ -41,34 +44,53 @@ def test_relocation_moves_one_row_and_touches_nothing_else(pool, counts, data):
     for number in range(len(counts)):
         mine = [k for k, owner in enumerate(index) if owner == number]
         rows = own.rows(number)
-        assert (rows is None) if not mine else torch.equal(rows, tokens[mine])
+        assert torch.equal(rows, tokens[mine])
 
 
-def test_a_prompt_can_be_taken_out_and_come_back():
-    own = pool(2, widths=(8, 4))
-    tokens = own.tokens.detach().clone()
-    assert own.relocate(0, -1) is False
-    assert own.block_index.tolist() == [-1, 0, 1, 1]
-    assert own.distribution.tolist() == [1, 2] and own.num_active == 8 + 2 * 4
-    assert torch.equal(own.rows(0), tokens[1:2])
+def test_a_prompt_that_no_block_owns_is_read_by_none():
+    own = pool(2, widths=(8, 8))
+    own.block_index[0] = -1
+    assert own.distribution.tolist() == [1, 2] and own.num_active == 3 * 8
+    assert [owned.tolist() for owned in own.owners()] == [[1], [2, 3]]
     own.rows(0).sum().backward()
-    assert not own.tokens.grad[0].any(), 'nobody reads it'
-    assert own.relocate(0, 1) is True
-    assert torch.equal(own.rows(1)[0], tokens[0, :4]) and not own.tokens[0, 4:].any()
+    assert not own.tokens.grad[0].any()
 
 
-def test_spare_prompts_are_drawn_and_owned_by_nobody():
-    own = pool([1, 0], widths=(8, 4), num_spare=2)
-    assert own.block_index.tolist() == [0, -1, -1]
-    assert own.distribution.tolist() == [1, 0] and own.num_active == 8
-    assert own.tokens[1:].abs().min() > 0
-    other = pool([1, 0], widths=(8, 4), num_spare=2)
-    other.load_state_dict(own.state_dict())
-    assert torch.equal(other.tokens, own.tokens) and other.distribution.tolist() == [1, 0]
-    with own.guest(2):
-        assert torch.equal(own.rows(1), own.tokens[2:, :4])
-    with pytest.raises(ValueError, match='num_spare=-1'):
-        pool(1, num_spare=-1)
+def test_hidden_prompts_nest_and_are_hidden_in_their_thread_only():
+    own = pool(2, widths=(8, 8))
+
+    def owned():
+        return [block.tolist() for block in own.owners()]
+
+    seen = []
+    with own.without(0):
+        with own.without(3, 1):
+            assert owned() == [[], [2]]
+            thread = threading.Thread(target=lambda: seen.append(owned()))
+            thread.start()
+            thread.join()
+        assert owned() == [[1], [2, 3]]
+        with pytest.raises(ZeroDivisionError), own.without(1):
+            1 / 0
+        assert owned() == [[1], [2, 3]]
+    assert owned() == [[0, 1], [2, 3]] and seen == [[[0, 1], [2, 3]]]
+
+
+def test_widths_without_a_way_between_them():
+    with pytest.raises(ConfigError, match=r"blocks of widths \[8, 16\], but this backbone merges nothing: set cross_stage"):
+        pool(1, widths=(8, 16), cross_stage='project')
+    with pytest.raises(ConfigError, match=r'merges \[\(16, 32\)\]'):
+        pool(1, widths=(8, 16), mergings=[Unfolding(16)], cross_stage='project')
+
+
+def test_options_of_earlier_releases():
+    assert FORMS.check(dict(type='StaticPrompts', num_tokens=1, dropout=0.2)) == (
+        StaticPrompts, dict(num_tokens=1, dropout=0.2))
+    with pytest.warns(FutureWarning, match='carry is called cross_stage now'):
+        arguments = FORMS.check(dict(type='mmprovpt.StaticPrompts', carry='reinit'))[1]
+    assert arguments == dict(cross_stage='reinit')
+    with pytest.raises(ConfigError, match='StaticPrompts has no num_spare any more: .* benchmarks/table3'):
+        FORMS.check(dict(type=StaticPrompts, num_spare=2))
 
 
 def test_initialisation():
@@ -87,10 +109,11 @@ def test_initialisation():
     (-1, ValueError, '0 or more'),
     ([1, 2], ValueError, 'has 2 entries, but the backbone has 3 blocks'),
     ([1, -2, 3], ValueError, '0 or more'),
-    (1.5, TypeError, 'must be an int'),
-    ('10', TypeError, 'must be an int'),
-    ([1, 2, '3'], TypeError, 'list of 3 ints'),
-    (True, TypeError, 'must be an int'),
+    (1.5, ConfigError, 'must be an int'),
+    ('10', ConfigError, 'must be an int'),
+    ([1, 2, '3'], ConfigError, 'list of 3 ints'),
+    (True, ConfigError, 'must be an int'),
+    (None, ConfigError, 'must be an int'),
 ])
 @every_kind
 def test_bad_num_tokens(pool, num_tokens, error, message):
@@ -99,9 +122,11 @@ def test_bad_num_tokens(pool, num_tokens, error, message):
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    (dict(dropout=1.), r'dropout=1.0, but it must be in \[0, 1\)'),
+    (dict(dropout=1.), r'dropout=1.0, but it must be a number in \[0, 1\)'),
     (dict(dropout=-0.1), 'dropout=-0.1'),
-    (dict(carry='teleport'), "carry='teleport', but it must be one of"),
+    (dict(dropout='0.1'), "dropout='0.1'"),
+    (dict(dropout=True), 'dropout=True'),
+    (dict(cross_stage='teleport'), "cross_stage='teleport', but it must be one of"),
 ])
 def test_bad_options(kwargs, message):
     with pytest.raises(ValueError, match=message):
@@ -109,10 +134,10 @@ def test_bad_options(kwargs, message):
 
 
 @pytest.mark.parametrize('prompt, block, message', [
-    (6, 0, 'prompt 6: this pool has the prompts 0 to 5'),
+    (6, 0, 'prompt 6: there are the prompts 0 to 5'),
     (-1, 0, 'prompt -1'),
     (0, 3, 'block 3: this backbone has the blocks 0 to 2'),
-    (0, -2, 'block -2'),
+    (0, -1, 'block -1'),
 ])
 @every_kind
 def test_out_of_range(pool, prompt, block, message):
@@ -132,11 +157,10 @@ def test_checkpoint_of_a_deeper_backbone_is_refused(pool):
 
 @every_kind
 def test_buffer_written_from_outside_is_noticed(pool):
-    """As EMA's copies are: through ``.data``, past every hook; a change of mode follows before use."""
+    """As EMA's copies are: through ``.data``, past every hook."""
     own = pool(1)
     own.block_index.data.copy_(torch.tensor([2, 2, 2]))
-    own.eval()
-    assert own.rows(0) is None and len(own.rows(2)) == 3
+    assert [len(owned) for owned in own.owners()] == [0, 0, 3] and len(own.rows(2)) == 3
 
 
 class Unfolding(nn.Module):
@@ -169,10 +193,10 @@ class Concatenating(Unfolding):
 
 
 @pytest.mark.parametrize('kind', [Unfolding, Concatenating])
-def test_carry_deeper_is_what_patch_merging_does(kind):
+def test_projecting_deeper_is_what_patch_merging_does(kind):
     torch.manual_seed(0)
     mergings = [kind(8), kind(16)]
-    own = pool(1, widths=(8, 8, 16, 32), mergings=mergings)
+    own = pool(1, widths=(8, 8, 16, 32), mergings=mergings, cross_stage='project')
     row = own.rows(0)[0].detach().clone()
     expected, size = row.expand(1, 4, -1), (2, 2)
     for merging in mergings:
@@ -182,14 +206,14 @@ def test_carry_deeper_is_what_patch_merging_does(kind):
     new = own.tokens[0]
     assert torch.cosine_similarity(new, expected[0, 0], 0).item() == pytest.approx(1, abs=1e-6)
     assert new.square().mean().item() == pytest.approx(row.square().mean().item(), rel=1e-4)
-    assert not any(name.startswith('_mergings') for name in own.state_dict())
+    assert not any(name.startswith('mergings') for name in own.state_dict())
 
 
 @pytest.mark.parametrize('kind', [Unfolding, Concatenating])
-def test_carry_shallower_inverts_it(kind):
+def test_projecting_shallower_inverts_it(kind):
     """Deeper and back is the identity up to scale and mean, to which LayerNorm is blind."""
     torch.manual_seed(0)
-    own = pool(1, widths=(8, 16, 32), mergings=[kind(8), kind(16)])
+    own = pool(1, widths=(8, 16, 32), mergings=[kind(8), kind(16)], cross_stage='project')
     row = own.rows(0)[0].detach().clone()
     assert own.relocate(0, 2) and own.relocate(0, 0)
     back = own.tokens[0, :8]
@@ -200,9 +224,9 @@ def test_carry_shallower_inverts_it(kind):
 
 def test_reinit_draws_anew_in_the_new_width():
     torch.manual_seed(0)
-    own = pool(1, widths=(8, 64), carry='reinit')
+    own = pool(1, widths=(8, 64))
     row = own.tokens[0].detach().clone()
     assert own.relocate(0, 1)
     assert own.tokens[0].ne(0).all() and not torch.equal(own.tokens[0, :8], row[:8])
     assert own.tokens[0].abs().max() <= math.sqrt(6 / (3 * 4**2 + 64))
-    assert own.rows(0) is None and own.rows(1).shape == (2, 64)
+    assert own.rows(0).shape == (0, 8) and own.rows(1).shape == (2, 64)

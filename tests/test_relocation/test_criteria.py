@@ -1,13 +1,9 @@
 """Each criterion on every backbone, against derivatives taken by finite differences, and against true removal."""
-import copy
-import math
-
 import pytest
 import torch
 from matrix import CASES, KINDS, RELOCATING, build, concatenating, images, outputs
 
 from mmprovpt.relocation.criteria import CRITERIA, true_idleness
-from mmprovpt.relocation.virtual import OPENING, virtual_gain
 
 BATCH = 3
 
@@ -51,16 +47,23 @@ def measure(criterion, backbone, x, scale=1.):
 
 
 class FixedGates:
-    """An observer that opens given gates, (N,) one for each prompt, the same in all samples."""
+    """A probe that opens given gates, (N,) one for each prompt, the same in all samples."""
 
-    def __init__(self, pool, gates):
-        self.pool, self.gates = pool, gates
+    def __init__(self, gates):
+        self.gates = gates
 
-    def watch_rows(self, block, rows, norm):
-        pass
+    def watch(self, owned, rows, norm, batch_size):
+        return rows, self.gates[owned].expand(batch_size, -1)
 
-    def open_gates(self, block, batch_size, q):
-        return self.gates[self.pool.members(block)].expand(batch_size, -1)
+
+class Scaled:
+    """A probe that multiplies the standardised prompts by factors (N,)."""
+
+    def __init__(self, factors):
+        self.factors = factors
+
+    def watch(self, owned, rows, norm, batch_size):
+        return (rows - norm.bias) * self.factors[owned][:, None] + norm.bias, None
 
 
 def gate_derivatives(backbone, x, step=1e-4):
@@ -72,10 +75,10 @@ def gate_derivatives(backbone, x, step=1e-4):
             for sign in (1, -1):
                 gates = torch.zeros(len(pool.tokens), dtype=torch.float64)
                 gates[prompt] = sign * step
-                pool.observer = FixedGates(pool, gates)
+                pool.probe = FixedGates(gates)
                 losses.append(sample_losses(backbone, x))
             columns.append((losses[0] - losses[1]) / (2 * step))
-    pool.observer = None
+    pool.probe = None
     return torch.stack(columns)
 
 
@@ -98,12 +101,12 @@ def test_open_gates_change_nothing_and_a_closed_one_removes(case, kind):
     with torch.no_grad():
         plain = outputs(backbone, x)
         gates = torch.zeros(len(pool.tokens))
-        pool.observer = FixedGates(pool, gates)
+        pool.probe = FixedGates(gates)
         for a, b in zip(outputs(backbone, x), plain):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         gates[1] = -1e4
         closed = outputs(backbone, x)
-        pool.observer = None
+        pool.probe = None
         with pool.without(1):
             removed = outputs(backbone, x)
         for a, b in zip(closed, removed):
@@ -111,29 +114,19 @@ def test_open_gates_change_nothing_and_a_closed_one_removes(case, kind):
         assert not torch.allclose(closed[-1], plain[-1])
 
 
-def test_taylor_norm(case, kind, monkeypatch):
+def test_taylor_norm(case, kind):
     """The derivative in a factor on the standardised prompt, at 1."""
     backbone, x = prompted(case, kind), images(case, batch=BATCH)
     measured = measure('taylor_norm', backbone, x).compute()[0]
     backbone, x, step = backbone.double(), x.double(), 1e-4
     pool, expected = backbone.prompts, []
-    from mmprovpt.attention import PromptReader
-    read = PromptReader.read
-
-    def scaled(self):
-        rows = read(self)
-        if rows is None:
-            return None
-        shift = self.norm.bias
-        return (rows - shift) * factors[pool.members(self.block)][:, None] + shift
-
-    monkeypatch.setattr(PromptReader, 'read', scaled)
     with torch.no_grad():
         for prompt in range(len(pool.tokens)):
             losses = []
             for sign in (1, -1):
                 factors = torch.ones(len(pool.tokens), dtype=torch.float64)
                 factors[prompt] += sign * step
+                pool.probe = Scaled(factors)
                 losses.append(sample_losses(backbone, x).mean())
             expected.append((losses[0] - losses[1]) / (2 * step))
     expected = torch.stack(expected)
@@ -158,25 +151,22 @@ def test_need(case):
     backbone, x = prompted(case), images(case, batch=BATCH)
     pool = backbone.prompts
     need = measure('taylor', backbone, x).need(pool.block_index, pool.num_blocks)
-    seen = {}
+    seen = []
 
-    class Recorder(FixedGates):
+    class Recorder:
 
-        def watch_rows(self, block, rows, norm):
+        def watch(self, owned, rows, norm, batch_size):
             rows.retain_grad()
-            seen[block] = rows, norm
+            seen.append((rows, norm))
+            return rows, None
 
-        def open_gates(self, *args):
-            return None
-
-    pool.observer = Recorder(pool, None)
+    pool.probe = Recorder()
     sample_losses(backbone, x).mean().backward()
-    pool.observer = None
-    for block in range(pool.num_blocks):
-        if pool.members(block) is None:
+    pool.probe = None
+    for block, (rows, norm) in enumerate(seen):
+        if len(rows) == 0:
             assert need[block].isnan()
             continue
-        rows, norm = seen[block]
         expected = sum(float(((g * norm.weight)**2).sum()) for g in rows.grad) / len(rows)
         assert float(need[block]) == pytest.approx(expected, rel=1e-4)
 
@@ -197,7 +187,7 @@ def test_checkpointing_dropout_and_scale_change_nothing(name, criterion):
 
 @pytest.mark.parametrize('criterion', CRITERIA)
 def test_bfloat16_autocast(case, criterion):
-    """Close to float32; but for taylor, whose terms cancel (METHOD § 3)."""
+    """Close to float32; but for taylor, whose terms cancel (docs/method/idleness.md)."""
     scores = []
     for enabled in (False, True):
         with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
@@ -244,51 +234,9 @@ def test_an_iteration_that_is_not_scored_costs_nothing(case, criterion):
     for scale in (1, 7):  # the second iteration would count, if it were seen
         idleness.begin()
         (scale * sample_losses(backbone, x).mean()).backward()
-        opened = idleness.open_gates(0, BATCH, x)
-        assert (opened is None) == (scale == 7 or 'gate' not in criterion)
+        rows = torch.ones(1, 2, requires_grad=True)
+        read, opened = idleness.watch(torch.tensor([0]), rows, torch.nn.LayerNorm(2), BATCH)
+        assert (read is rows) == (scale == 7) and (opened is None) == (scale == 7 or 'gate' not in criterion)
         idleness.update(scale)
     torch.testing.assert_close(idleness.compute()[0], alone)
     assert idleness.compute()[1:] == (4, 2)
-
-
-@torch.no_grad()
-def slow_gain(backbone, x, block, step=1e-3):
-    """-∂loss / ∂gate of prompt 1, moved to a block, at the gate that virtual_gain uses: by differences in float64."""
-    backbone, x = copy.deepcopy(backbone).double(), x.double()
-    pool, losses = backbone.prompts, []
-    pool.relocate(1, block)
-    logs = torch.zeros(len(pool.tokens), dtype=torch.float64)
-    pool.observer = FixedGates(pool, logs)
-    for factor in (1 - step, 1 + step):
-        logs[1] = math.log(OPENING * factor)
-        losses.append(sample_losses(backbone, x).mean())
-    return float(losses[0] - losses[1]) / (2 * step * OPENING)
-
-
-def test_virtual_gain(case):
-    backbone, x = prompted(case), images(case, batch=BATCH)
-    pool = backbone.eval().prompts
-    watcher, before = pool.observer, [sample_losses(backbone, x).mean(), pool.distribution]
-    gains = virtual_gain(pool, 1, [lambda: sample_losses(backbone, x).mean()])
-    expected = torch.tensor([slow_gain(backbone, x, block) for block in range(pool.num_blocks)])
-    scale = expected.abs().max()
-    assert scale > 0
-    torch.testing.assert_close(gains / scale, expected / scale, rtol=0, atol=5e-3)
-    # Everything is as before, and nobody got a gradient.
-    assert pool.observer is watcher and torch.equal(pool.distribution, before[1])
-    assert torch.equal(sample_losses(backbone, x).mean(), before[0])
-    assert all(parameter.grad is None for parameter in backbone.parameters())
-
-
-def test_a_failing_model_leaves_the_pool_as_it_was():
-    backbone = prompted(CASES['timm-vit']).eval()
-    pool, members = backbone.prompts, [backbone.prompts.members(block) for block in range(3)]
-
-    def fail():
-        raise RuntimeError('no batch')
-
-    with pytest.raises(RuntimeError, match='no batch'):
-        virtual_gain(pool, 1, [fail])
-    assert pool.observer is None
-    for block, rows in enumerate(members):
-        assert rows is pool.members(block) is None or torch.equal(rows, pool.members(block))

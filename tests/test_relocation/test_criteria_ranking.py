@@ -221,9 +221,9 @@ def test_state_of_other_prompts_raises(toy):
         TaylorIdleness(toy).load_state_dict(state)
 
 
-def test_end_without_begin_raises(toy):
+def test_update_without_begin_raises(toy):
     with pytest.raises(RuntimeError, match='without begin'):
-        TaylorIdleness(toy).end(0.0)
+        TaylorIdleness(toy).update(0.0)
 
 
 def test_copies_of_the_model_do_not_feed_it(toy):

@@ -16,7 +16,7 @@ from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.prompts import find_prompts
-from mmprovpt.visualization import look, plot_attention
+from mmprovpt.visualization import attention_maps, plot_attention
 
 
 def parse_args():
@@ -70,12 +70,12 @@ def main():
     cfg = Config.fromfile(args.config)
     model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)
-    looks = look(model.backbone, inputs)
-    if not looks.patches:
+    maps = attention_maps(model.backbone, inputs)
+    if not maps.patches:
         print('This backbone has no class token: the mean over all queries is drawn, and no maps of patches.')
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(plot_attention(looks, picture(model, inputs), out, title=Path(args.image).name))
+    print(plot_attention(maps, picture(model, inputs), out, title=Path(args.image).name))
 
 
 if __name__ == '__main__':

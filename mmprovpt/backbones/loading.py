@@ -1,20 +1,19 @@
-"""What becomes of a backbone that has prompts: frozen, in eval mode, and never left with random weights silently."""
+"""How a prompted backbone loads: complete or not at all, and never left with random weights silently."""
 import hashlib
 import logging
 import re
-from collections import OrderedDict
 from typing import Dict, Optional
 
 import torch
-from mmengine.config import ConfigDict
-from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-POOL = 'prompts.'
+from mmprovpt.attention.support import full_name
+from mmprovpt.log import log
+
+PROMPTS = 'prompts.'
 # Only in checkpoints of what was tuned: which frozen weights they leave out. It is a tensor of the state dict, so
 # that whoever loads one, and by whatever route, is checked.
-FINGERPRINT = POOL + 'frozen_sha256'
+FINGERPRINT = PROMPTS + 'frozen_sha256'
 # In the metadata that PyTorch keeps with a state dict, under the backbone's name: where those weights are. Some ways
 # of inference take init_cfg away from the config, since a full checkpoint makes it superfluous.
 SOURCE = 'frozen_init_cfg'
@@ -23,38 +22,11 @@ SOURCE = 'frozen_init_cfg'
 _OUTPUT_NORM = re.compile(r'(norm\d+|ln2)\.(weight|bias)')
 _ADVICE = ('Give the backbone the init_cfg (and img_size and dtype) that it was tuned with, or use a full checkpoint, '
            'which tools/export_prompts.py --merge makes.')
+_SWIN = 'mmpretrain.models.backbones.swin_transformer.SwinTransformer'
 
 
-class FrozenBackbone:
-    """In front of a backbone's class, by ``inject_prompts``."""
-
-    def train(self, mode: bool = True) -> nn.Module:
-        """Only the prompts follow ``mode``: dropout and drop path in a frozen backbone are noise."""
-        super().train(mode)
-        for name, child in self.named_children():
-            if f'{name}.' != POOL:
-                child.eval()
-        return self
-
-    def init_weights(self, *args, **kwargs) -> None:
-        """As upstream; says so if the frozen weights come from no checkpoint."""
-        # timm's pre-trained weights are loaded by the constructor, which says so by this.
-        self._frozen_loaded = getattr(self, '_is_init', False)
-        try:
-            super().init_weights(*args, **kwargs)
-        except IndexError as error:  # mmdet, for a checkpoint none of whose keys starts with 'backbone.'
-            raise RuntimeError(f'{self.init_cfg} holds no weights for {type(self).__name__}: no key starts with '
-                               "'backbone.' (is it in the layout of another library? mmdet's Swin reads the layout "
-                               "of Swin's authors with convert_weights=True)") from error
-        if not self._frozen_loaded:
-            print_log(
-                f'{type(self).__name__} is frozen, and its init_cfg loads no checkpoint: unless load_from or '
-                'resume does, prompts will be tuned on random weights.', 'current', level=logging.WARNING)
-
-    def frozen_tensors(self) -> Dict[str, Tensor]:
-        """What nothing trains, by its name here: what a checkpoint of what was tuned leaves out."""
-        return {name: value for name, value in self.state_dict(keep_vars=True).items()
-                if not name.startswith(POOL) and not value.requires_grad}
+class CompleteLoading:
+    """In front of a frozen backbone's class."""
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
@@ -67,24 +39,18 @@ class FrozenBackbone:
             RuntimeError: If the checkpoint lacks keys of the frozen backbone, or their shapes do not fit (it names
                 the keys), or it was tuned on other frozen weights (it names both fingerprints).
         """
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith(POOL)}
-        has_prompts = any(key.startswith(prefix + POOL) for key in state_dict)
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith(PROMPTS)}
+        has_prompts = any(key.startswith(prefix + PROMPTS) for key in state_dict)
         only_tuned = has_prompts and (prefix + FINGERPRINT in state_dict
                                       or not any(prefix + name in state_dict for name in own))
         if only_tuned:
             self._add_frozen(state_dict, prefix, local_metadata.get(SOURCE))
-        prompted = type(self)
-        # Upstream converts old keys only if the class is its own (mmpretrain's Swin).
-        self.__class__ = prompted.upstream
-        try:
-            prompted.upstream._load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
-                                                    unexpected_keys, error_msgs)
-        finally:
-            self.__class__ = prompted
+        _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._check_complete(state_dict, prefix)
         if not has_prompts:
             # strict=True is for what the checkpoint could have.
-            state_dict.update({prefix + POOL + name: value for name, value in self.prompts.state_dict().items()})
+            state_dict.update({prefix + PROMPTS + name: value for name, value in self.prompts.state_dict().items()})
         if not only_tuned:
             self._frozen_loaded = True
 
@@ -97,9 +63,9 @@ class FrozenBackbone:
         wanted = state_dict.pop(prefix + FINGERPRINT, None)
         frozen = {name: value for name, value in self.frozen_tensors().items() if prefix + name not in state_dict}
         if wanted is None:
-            print_log(f'The checkpoint of {type(self).__name__} has prompts only and does not say which frozen weights '
+            log(f'The checkpoint of {type(self).__name__} has prompts only and does not say which frozen weights '
                       'they were tuned on (mmprovpt.tuned_state_dict would): they are taken to be those here.',
-                      'current', level=logging.WARNING)
+                      logging.WARNING)
         else:
             self._require(wanted, frozen, source)
         state_dict.update({prefix + name: value for name, value in frozen.items()})
@@ -113,7 +79,8 @@ class FrozenBackbone:
         wanted, here = _hex(wanted), _hex(fingerprint(frozen))
         # Whoever only tests or infers does not initialise. What timm's constructor has loaded, it says by _is_init.
         loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
-        if here != wanted and not loaded and source and not _named_checkpoint(self):
+        if here != wanted and not loaded and source and not named_checkpoint(self):
+            from mmengine.config import ConfigDict  # only MMEngine's models have an init_cfg
             self.init_cfg, self._is_init = ConfigDict(source), False
         source = getattr(self, 'init_cfg', None)
         if here != wanted and source and not loaded and not getattr(self, '_recalled', False):
@@ -133,7 +100,7 @@ class FrozenBackbone:
 
     def _check_complete(self, state_dict: dict, prefix: str) -> None:
         own = {name: value for name, value in self.state_dict().items()
-               if not name.startswith(POOL) and value.is_floating_point()}
+               if not name.startswith(PROMPTS) and value.is_floating_point()}
         missing = [prefix + name for name in own if prefix + name not in state_dict]
         unfit = [f'{prefix}{name}: {tuple(state_dict[prefix + name].shape)}, expected {tuple(value.shape)}'
                  for name, value in own.items()
@@ -143,8 +110,8 @@ class FrozenBackbone:
         if missing or unfit:
             raise RuntimeError(_complaint(type(self).__name__, missing, unfit, list(state_dict)))
         if identity:
-            print_log(f'The checkpoint has no {", ".join(identity)}: these norms stay as they are (the identity, '
-                      'where they are new).', 'current')
+            log(f'The checkpoint has no {", ".join(identity)}: these norms stay as they are (the identity, '
+                      'where they are new).', )
 
 
 def fingerprint(tensors: Dict[str, Tensor]) -> Tensor:
@@ -161,58 +128,7 @@ def fingerprint(tensors: Dict[str, Tensor]) -> Tensor:
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix: str = '') -> dict:
-    """A state dict without the frozen weights of prompted backbones, but with their fingerprints.
-
-    Whatever else there is stays: prompts and their blocks, necks, heads, statistics of their norms, and parameters
-    of the backbone that somebody has set free again. Where the frozen weights came from, if the backbone's init_cfg
-    names a checkpoint, is noted in the state dict's metadata, in plain types.
-
-    Args:
-        model: Holds prompted backbones, or is one.
-        state_dict: Of the model, or of a wrapper that puts ``prefix`` in front of its keys; by default
-            ``model.state_dict()``. It is not changed.
-        prefix: E.g. ``'module.'`` for the average that EMAHook keeps.
-
-    Raises:
-        ValueError: If nothing in the model has prompts by :func:`mmprovpt.inject_prompts`.
-    """
-    state_dict = model.state_dict() if state_dict is None else state_dict
-    kept = OrderedDict(state_dict)
-    # It has versions of modules, too, by which they convert old keys.
-    kept._metadata = OrderedDict(getattr(state_dict, '_metadata', None) or {})
-    for name, backbone in prompted_backbones(model).items():
-        place = f'{prefix}{name}.' if name else prefix
-        frozen = backbone.frozen_tensors()
-        for key in frozen:
-            kept.pop(place + key, None)
-        kept[place + FINGERPRINT] = fingerprint(frozen)
-        source = _named_checkpoint(backbone)
-        if source:
-            kept._metadata[place[:-1]] = {**kept._metadata.get(place[:-1], {}), SOURCE: source}
-    return kept
-
-
-def prompted_backbones(model: nn.Module) -> Dict[str, FrozenBackbone]:
-    """Those in a model, by name; ValueError if there is none."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, FrozenBackbone)}
-    if not found:
-        raise ValueError(f'{type(model).__name__} has no backbone with prompts, so nothing of it can be left out of a '
-                         'checkpoint')
-    return found
-
-
-def share_frozen(model: nn.Module, copy: nn.Module) -> None:
-    """Have a copy of a model read the model's own frozen weights, where they are on one device."""
-    copies = dict(copy.named_modules())
-    for name, backbone in prompted_backbones(model).items():
-        theirs = copies[name].frozen_tensors()
-        for key, value in backbone.frozen_tensors().items():
-            if theirs[key].device == value.device:
-                theirs[key].data = value.data
-
-
-def _named_checkpoint(backbone: nn.Module) -> Optional[dict]:
+def named_checkpoint(backbone: nn.Module) -> Optional[dict]:
     """The init_cfg of a backbone, if it names a checkpoint, in plain types."""
     cfg = getattr(backbone, 'init_cfg', None)
     if not isinstance(cfg, dict) or not isinstance(cfg.get('checkpoint'), str):
@@ -224,18 +140,20 @@ def _hex(digest: Tensor) -> str:
     return bytes(digest.tolist()).hex()
 
 
-class CheckpointedBlock:
-    """In front of a block with ``with_cp=True``, whose own checkpointing it replaces.
-
-    Upstream's is the re-entrant kind: it runs a backward of its own for each block, in which all blocks' prompts,
-    being one parameter, become ready again and again. DDP forbids that.
-    """
-
-    def forward(self, *args, **kwargs):
-        """As upstream."""
-        if not torch.is_grad_enabled():
-            return super().forward(*args, **kwargs)
-        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+def _rename_old_keys(backbone: nn.Module, state_dict: dict, prefix: str, version: Optional[int]) -> None:
+    """What MMPretrain's Swin does to keys of its earlier versions, and only if the class is its very own."""
+    if full_name(type(backbone).upstream) != _SWIN:
+        return
+    own = [key for key in state_dict if key.startswith(prefix)]
+    if version is None or version < 2:
+        for key in own:
+            if key.startswith(f'{prefix}norm.'):
+                last = f'{prefix}norm{len(backbone.stages) - 1}.'
+                state_dict[key.replace(f'{prefix}norm.', last, 1)] = state_dict.pop(key)
+    if version is None or version < 3:
+        for key in own:
+            if 'attn_mask' in key:
+                state_dict.pop(key, None)
 
 
 def _complaint(backbone: str, missing: list, unfit: list, given: list) -> str:

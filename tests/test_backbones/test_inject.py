@@ -5,7 +5,8 @@ from matrix import CASES, build
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmprovpt.prompts import inject_prompts
+from mmprovpt import inject_prompts
+from mmprovpt.errors import ConfigError
 
 
 @pytest.fixture
@@ -15,11 +16,11 @@ def vit():
 
 @pytest.mark.parametrize('prompts, message', [
     (dict(type='StaticPrompt', num_tokens=1),
-     r"type='StaticPrompt' is unknown; known types are \['AdaptivePrompts', 'ShallowPrompts', 'StaticPrompts'\]"),
-    (dict(num_tokens=1), 'known types'),
+     "type='StaticPrompt' is unknown; known are StaticPrompts, AdaptivePrompts, ShallowPrompts"),
+    (dict(num_tokens=1), r"must be a dict such as dict\(type='StaticPrompts'\)"),
     (dict(type='StaticPrompts'), 'num_tokens is missing'),
-    (dict(type='StaticPrompts', num_token=1), r"unknown keys \['num_token'\]; StaticPrompts knows \['carry', "),
-    (dict(type='StaticPrompts', num_tokens=1, widths=[1]), r"unknown keys \['widths'\]"),
+    (dict(type='StaticPrompts', num_token=1), 'StaticPrompts has no argument num_token; known are num_tokens, dropout, cross_stage'),
+    (dict(type='StaticPrompts', num_tokens=1, widths=[1]), 'StaticPrompts has no argument widths; known are'),
     (dict(type='StaticPrompts', num_tokens=[1, 2, 3]), 'has 3 entries, but the backbone has 2 blocks'),
 ])
 def test_bad_prompts(vit, prompts, message):
@@ -29,11 +30,10 @@ def test_bad_prompts(vit, prompts, message):
     # Nothing half-done is left behind.
     assert {name: type(module) for name, module in vit.named_modules()} == before
     assert all(parameter.requires_grad for parameter in vit.parameters())
-    assert not any(module._forward_pre_hooks for module in vit.modules())
 
 
 def test_prompts_that_are_no_dict():
-    with pytest.raises(TypeError, match='prompts=10, but it must be a dict'), \
+    with pytest.raises(ConfigError, match='prompts=10, but it must be a dict'), \
             DefaultScope.overwrite_default_scope('mmdet'):
         MODELS.build(dict(type='mmprovpt.PromptedSwinTransformer', prompts=10))
 
@@ -48,7 +48,7 @@ def test_twice(vit):
     ('mmdet', dict(type='ResNet', depth=18), 'has no attention at all'),
     ('mmpretrain', dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=8), 'WindowMSAV2'),
     ('mmpretrain', dict(type='BEiTViT', arch='deit-tiny'), 'BEiTAttention'),
-    ('mmpretrain', dict(type='DeiT3', arch='small'), 'not known to normalise its tokens before attention'),
+    ('mmpretrain', dict(type='DeiT3', arch='small'), 'in a block mmpretrain.models.backbones.deit3.DeiT3TransformerEncoderLayer, which is not known'),
 ])
 def test_unsupported_backbone_is_named(scope, cfg, message):
     with DefaultScope.overwrite_default_scope(scope):
@@ -63,7 +63,7 @@ def test_post_norm_blocks_are_refused():
         inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=1))
     backbone = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=1,
                                  block_fn=timm.models.vision_transformer.ResPostBlock)
-    with pytest.raises(ValueError, match='is in a ResPostBlock'):
+    with pytest.raises(ValueError, match='is in a block timm.models.vision_transformer.ResPostBlock'):
         inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=1))
 
 
@@ -82,9 +82,9 @@ def test_swin_widths():
 
 
 @pytest.mark.parametrize('name', [name for name in CASES if 'swin' in name])
-@pytest.mark.parametrize('carry', ['project', 'reinit'])
-def test_prompt_crosses_stages(name, carry):
-    pool = build(CASES[name], dict(num_tokens=1, carry=carry)).prompts
+@pytest.mark.parametrize('cross_stage', ['project', 'reinit'])
+def test_prompt_crosses_stages(name, cross_stage):
+    pool = build(CASES[name], dict(num_tokens=1, cross_stage=cross_stage)).prompts
     assert pool.relocate(0, 1) is False and pool.relocate(0, 5) is True
     assert pool.tokens[0].ne(0).all()
     assert pool.relocate(0, 2) is True
@@ -113,6 +113,7 @@ def test_unknown_upstream_argument_is_not_swallowed():
 
 
 def test_backbone_without_patch_embedding():
-    block = timm.models.vision_transformer.Block(12, 2)
-    with pytest.raises(ValueError, match='no convolution that embeds patches'):
-        inject_prompts(nn.Sequential(block), dict(type='StaticPrompts', num_tokens=1))
+    vit = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=1)
+    vit.patch_embed.proj = nn.Identity()
+    with pytest.raises(ConfigError, match='has no patch embedding with a convolution'):
+        inject_prompts(vit, dict(type='StaticPrompts', num_tokens=1))

@@ -227,7 +227,7 @@ def test_shape_of_a_tuned_weight_is_checked_too():
 def test_prompts_alone_are_taken_with_a_warning(monkeypatch):
     """A state dict that somebody cut by hand."""
     said = []
-    monkeypatch.setattr('mmprovpt.prompts.frozen.print_log', lambda *args, **kwargs: said.append(args[0]))
+    monkeypatch.setattr('mmprovpt.backbones.loading.log', lambda *args, **kwargs: said.append(args[0]))
     source, target = (build(CASES['timm-vit'], TOKENS) for _ in range(2))
     target.load_state_dict({key: value for key, value in tuned_state_dict(source).items() if 'sha256' not in key})
     assert 'does not say which frozen weights' in said[-1]

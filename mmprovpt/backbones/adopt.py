@@ -17,23 +17,25 @@ def adopt(module: nn.Module, mixin: type) -> None:
         module: Any module; changed in place.
         mixin: A class whose methods may call ``super()`` to reach those of the module's own class.
     """
-    module.__class__ = _adopted(mixin, type(module))
+    module.__class__ = combined(mixin, type(module))
 
 
-def _adopted(mixin: type, upstream: type) -> type:
+def combined(mixin: type, upstream: type) -> type:
     """The class (mixin, upstream); one and the same object for each pair."""
     if (mixin, upstream) not in _CLASSES:
-        namespace = dict(__reduce_ex__=_reduce_ex, __module__=upstream.__module__, upstream=upstream, mixin=mixin)
-        _CLASSES[mixin, upstream] = types.new_class(
-            f'Prompted{upstream.__name__}', (mixin, upstream), exec_body=lambda ns: ns.update(namespace))
+        # A class of ours that users derive from keeps its name; else it is upstream's that people know.
+        name = mixin.__name__ if getattr(mixin, 'is_registered', False) else f'Prompted{upstream.__name__}'
+        namespace = dict(__reduce_ex__=_reduce_ex, __module__=upstream.__module__, upstream=upstream, mixin=mixin,
+                         __doc__=mixin.__doc__)
+        _CLASSES[mixin, upstream] = types.new_class(name, (mixin, upstream), exec_body=lambda ns: ns.update(namespace))
     return _CLASSES[mixin, upstream]
 
 
 def _reduce_ex(self, protocol):
     # pickle looks classes up by name and would not find this one: name its two parents instead.
-    return _new, (self.mixin, self.upstream), self.__dict__
+    return _new, (self.mixin, self.upstream), self.__getstate__() if hasattr(self, '__getstate__') else self.__dict__
 
 
 def _new(mixin: type, upstream: type) -> nn.Module:
-    cls = _adopted(mixin, upstream)
-    return cls.__new__(cls)
+    cls = combined(mixin, upstream)
+    return object.__new__(cls)

@@ -1,0 +1,108 @@
+"""Attention that reads prompts, written once for all classes of attention."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import running
+
+
+class PromptedAttention:
+    """In front of an attention's class: the rows that its block hands over are additional keys and values.
+
+    A subclass is for one class of upstream. It has a ``forward`` of upstream's signature, which projects tokens with
+    :meth:`split`, calls :meth:`attend`, and does with the result what upstream does; and, where that differs, how rows
+    are projected. Nothing else is needed; ``docs/contributing/attention.md`` has a whole example.
+    """
+
+    place: running.Place
+
+    def split(self, qkv: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
+        return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def project_rows(self, rows: Tensor) -> Tensor:
+        """(B, n, C) rows behind the norm to (B, n, 3C).
+
+        What wraps the projection (LoRA, quantization) serves prompts as well. ``.forward``: other people's hooks on it
+        see tokens alone.
+        """
+        return self.qkv.forward(rows)
+
+    def norm_keys(self, k: Tensor) -> Tensor:
+        """Keys (B, num_heads, n, d) as upstream normalises them; most do not."""
+        return k
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Optional[Tensor] = None,
+               dropout_p: float = 0.) -> Tensor:
+        """Attention to tokens and prompts: softmax(scale · q [k; k_P]ᵀ + bias) [v; v_P].
+
+        Args:
+            q, k, v: (B', num_heads, N, d); B' counts samples, or windows of samples, sample by sample.
+            scale: Of the logits.
+            bias: (..., N, N), boolean (True: may be read) or added to the logits. It is 0 for prompts.
+            dropout_p: Of the attention weights.
+
+        Returns:
+            (B', num_heads, N, d); N + n where the block wants to know what becomes of its prompts.
+
+        Raises:
+            RuntimeError: The block has handed nothing over.
+        """
+        handed = running.handed()
+        if handed is None or handed.rows is None:
+            raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has handed '
+                               'any to it. Call the block, not its attention; if something has replaced or wrapped the '
+                               'block (model surgery, another library), inject prompts after that')
+        prompt_q, prompt_k, prompt_v = self._prompts(handed, q.shape[0])
+        if handed.wants_outputs:
+            bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
+            q = torch.cat([q, prompt_q], 2)
+        if bias is not None:
+            bias = F.pad(bias, (0, prompt_k.shape[2]), value=bias.dtype == torch.bool)
+        size = q.shape[-1]
+        if handed.gates is not None:
+            # The gates join the logits as one more channel, 1 / scale in q, 0 in k, b in prompt_k. Kernels want
+            # the number of channels to be a multiple of 8, and the same in v.
+            q = F.pad(torch.cat([q, torch.full_like(q[..., :1], 1 / scale)], -1), (0, 7))
+            k, v, prompt_v = (F.pad(x, (0, 8)) for x in (k, v, prompt_v))
+            gates = _per_window(handed.gates, q.shape[0]).to(prompt_k)
+            gates = gates[:, None, :, None].expand(*prompt_k.shape[:-1], 1)
+            prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
+        k, v = torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2)
+        watcher = running.watcher()
+        if watcher is None:
+            return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
+        weights = _weights(q, k, scale, bias)
+        watcher(self, weights, v[..., :size])
+        return weights @ v[..., :size]
+
+    def _prompts(self, handed: running.Handed, batch_size: int) -> Tuple[Optional[Tensor], Tensor, Tensor]:
+        """Queries (None unless they are wanted), keys and values (batch_size, num_heads, n, d) of the rows."""
+        rows = handed.rows if handed.rows.dim() == 3 else handed.rows[None]
+        parts = self.project_rows(rows).unflatten(-1, (3, self.num_heads, -1))
+        if not handed.wants_outputs:
+            parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
+        parts = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
+        q = self.norm_queries(parts[0]) if handed.wants_outputs else None
+        return q, self.norm_keys(parts[-2]), parts[-1]
+
+    def norm_queries(self, q: Tensor) -> Tensor:
+        """Queries (B, num_heads, n, d) as upstream normalises them; most do not."""
+        return q
+
+
+def _per_window(x: Tensor, batch_size: int) -> Tensor:
+    """(1 or B, ...) to (batch_size, ...), each sample as often as it has windows."""
+    if x.shape[0] == 1:
+        return x.expand(batch_size, *x.shape[1:])
+    return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
+
+
+def _weights(q: Tensor, k: Tensor, scale: float, bias: Optional[Tensor]) -> Tensor:
+    """(B', num_heads, N, N + n), each row sums to 1."""
+    logits = q @ k.transpose(-1, -2) * scale
+    if bias is not None:
+        logits = logits.masked_fill(~bias, float('-inf')) if bias.dtype == torch.bool else logits + bias
+    return logits.softmax(-1)

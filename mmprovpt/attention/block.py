@@ -1,0 +1,107 @@
+"""A transformer block that owns prompts: it reads its rows, and hands them to its attention."""
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from . import running
+
+
+class Given(NamedTuple):
+    """What the rows of a block follow from, beside its input.
+
+    Attributes:
+        owned: (n,) int64, numbers of the prompts that it owns.
+        grid: Height and width of the map of patches, if known.
+        kept: (B, n, C), what the block before made of its prompts, where that goes on.
+    """
+    owned: Tensor
+    grid: Optional[Tuple[int, int]]
+    kept: Optional[Tensor]
+
+
+class PromptedBlock:
+    """In front of a block's class: its prompts, behind its own first norm, are keys and values of its attention."""
+
+    place: running.Place
+    checkpointed = False
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """(B, N, C) or (B, h, w, C) to the same, as upstream.
+
+        Raises:
+            RuntimeError: Prompts can get no gradient here, or lack what only the forward of the backbone knows.
+        """
+        prompts, number = self.place
+        record = running.current(prompts)
+        if record is None:
+            given = Given(prompts.owners()[number], None, None)
+        else:
+            given = Given(record.owners[number], record.grid, record.kept)
+            if record.wants_grad and not torch.is_grad_enabled() and not x.requires_grad:
+                raise RuntimeError(
+                    f'The backbone was entered with gradients on, but block {number} runs with them off and its input '
+                    'needs none, so that its prompts would get no gradient: re-entrant checkpointing does that. Use '
+                    'with_cp=True in the config, backbone.set_grad_checkpointing(), or checkpoint(use_reentrant=False)')
+        if self.checkpointed and torch.is_grad_enabled():
+            out, kept = checkpoint(self._run, given, x, *args, use_reentrant=False, **kwargs)
+        else:
+            out, kept = self._run(given, x, *args, **kwargs)
+        if record is not None:
+            record.kept = kept
+        return out
+
+    @property
+    def with_cp(self) -> bool:
+        """Whether the block is checkpointed; while it runs, no: upstream's own (re-entrant) checkpointing stays off."""
+        return self.checkpointed and running.handed() is None
+
+    @with_cp.setter
+    def with_cp(self, value: bool) -> None:
+        self.checkpointed = bool(value)
+
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+        """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
+        prompts, number = self.place
+        rows = self.norm1.forward(prompts.read(number, x, given).to(x.dtype))
+        gates = None
+        if prompts.probe is not None:
+            rows, gates = prompts.probe.watch(given.owned, rows, self.norm1, x.shape[0])
+        return self._upstream(running.Handed(rows, gates), x, *args, **kwargs), None
+
+    def _upstream(self, handed: running.Handed, x: Tensor, *args, **kwargs) -> Tensor:
+        """Upstream's block, whose attention finds what is handed over."""
+        running.hand_over(handed)
+        try:
+            return super().forward(x, *args, **kwargs)
+        finally:
+            running.hand_over(None)
+
+
+class TokenBlock(PromptedBlock):
+    """A ViT's block whose prompts are tokens behind the others: what it makes of them goes on (VPT-Shallow)."""
+
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+        prompts, number = self.place
+        rows = prompts.read(number, x, given).to(x.dtype)
+        out = self._upstream(running.Handed(None), torch.cat([x, rows], 1), *args, **kwargs)
+        return out[:, :x.shape[1]], prompts.leave(number, out[:, x.shape[1]:])
+
+
+class WindowTokenBlock(PromptedBlock):
+    """A Swin's block whose attention has the prompts in each window; the rest of the block is theirs, too."""
+
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+        prompts, number = self.place
+        rows = prompts.read(number, x, given).to(x.dtype)
+        handed = running.Handed(self.norm1.forward(rows), wants_outputs=True)
+        out = self._upstream(handed, x, *args, **kwargs)
+        return out, prompts.leave(number, _feed_forward(self, rows + handed.outputs))
+
+
+def _feed_forward(block: nn.Module, x: Tensor) -> Tensor:
+    """The second half of a block in eval mode, in which frozen ones are: no drop path."""
+    mlp = getattr(block, 'mlp', None)  # timm's name
+    rows = block.norm2.forward(x)
+    return block.ffn.forward(rows, identity=x) if mlp is None else x + mlp.forward(rows)

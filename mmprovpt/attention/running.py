@@ -1,0 +1,145 @@
+"""What is under way in this thread.
+
+Between those who know a thing and those who need it lies upstream's code, which has no argument for it: a block calls
+``self.attn(self.norm1(x))``. So two things travel beside the arguments, in a thread-local: what a block hands to its own
+attention, and one record of the running forward. Two threads never share them, and both are taken back in ``finally``.
+"""
+import threading
+from contextlib import contextmanager
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+_here = threading.local()
+
+
+class Place(NamedTuple):
+    """Where a block or an attention stands; a tuple, so that the prompts do not become a child of it.
+
+    Attributes:
+        prompts: The :class:`~mmprovpt.prompts.PromptSet` of the backbone.
+        number: Of the block, from 0.
+    """
+    prompts: nn.Module
+    number: int
+
+
+class Handed:
+    """What a block hands to its attention for one call.
+
+    Attributes:
+        rows: (n, C), shared by all samples, or (B, n, C): the block's prompts behind its norm. None where prompts are
+            tokens.
+        gates: (B, n) numbers to be added to the logits of the prompts, or None.
+        wants_outputs: Whether attention shall say what becomes of the prompts.
+        outputs: (B, n, C), set by the attention.
+    """
+
+    def __init__(self, rows: Optional[Tensor], gates: Optional[Tensor] = None, wants_outputs: bool = False) -> None:
+        self.rows = rows
+        self.gates = gates
+        self.wants_outputs = wants_outputs
+        self.outputs: Optional[Tensor] = None
+
+
+class Forward:
+    """Record of one forward of a backbone: what a block needs beside its own input.
+
+    Attributes:
+        prompts: Whose forward it is.
+        owners: Per block (n,) int64, numbers of the prompts that it owns.
+        wants_grad: Whether prompts shall get a gradient.
+        grid: Height and width of the map of patches, once it is known.
+        kept: What the block before made of its prompts, (B, n, C), where that goes into the next one.
+    """
+
+    def __init__(self, prompts: nn.Module, owners: List[Tensor], wants_grad: bool) -> None:
+        self.prompts = prompts
+        self.owners = owners
+        self.wants_grad = wants_grad
+        self.grid: Optional[Tuple[int, int]] = None
+        self.kept: Optional[Tensor] = None
+        # -1, or the number of the backward that runs this forward again.
+        self.task = torch._C._current_graph_task_id()
+
+
+def current(prompts: nn.Module) -> Optional[Forward]:
+    """The running forward of these prompts; None where a block is called by itself.
+
+    So is a block that a backward runs again (gradient checkpointing that is not ours): the record of another forward,
+    which may be under way meanwhile, is not its own.
+    """
+    record = getattr(_here, 'record', None)
+    if record is None or record.prompts is not prompts:
+        return None
+    if not torch.compiler.is_compiling() and record.task != torch._C._current_graph_task_id():
+        return None
+    return record
+
+
+# The body runs uncompiled, what it calls is compiled again: owners become host tensors here, and nowhere else.
+@torch._dynamo.disable(recursive=False)
+def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+    """Call ``forward`` within a record of its own, or within that of the entry around it."""
+    if current(prompts) is not None:
+        return forward(*args, **kwargs)
+    outer = getattr(_here, 'record', None)
+    _here.record = Forward(prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        _here.record = outer
+
+
+def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:
+    """Forward hook of the convolution that embeds patches, whose output is (B, C, h, w)."""
+    record = getattr(_here, 'record', None)
+    if record is not None:
+        record.grid = tuple(output.shape[-2:])
+
+
+def hand_over(handed: Optional[Handed]) -> None:
+    """Have the attention that is called next find ``handed``; None takes it back."""
+    _here.handed = handed
+
+
+def handed() -> Optional[Handed]:
+    """What the block around has handed over; None outside of a prompted block."""
+    return getattr(_here, 'handed', None)
+
+
+def hidden(prompts: nn.Module) -> List[int]:
+    """Numbers of the prompts that this thread has hidden."""
+    return [number for owner, numbers in getattr(_here, 'hidden', ()) if owner is prompts for number in numbers]
+
+
+@contextmanager
+def hiding(prompts: nn.Module, numbers: Tuple[int, ...]) -> Iterator[None]:
+    """For the time of a ``with``, no block reads these prompts, in this thread; nests."""
+    before = getattr(_here, 'hidden', ())
+    _here.hidden = (*before, (prompts, numbers))
+    try:
+        yield
+    finally:
+        _here.hidden = before
+
+
+@contextmanager
+def watching(watcher: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """For the time of a ``with``, attention in this thread is computed by explicit weights, for ``watcher`` to see.
+
+    Args:
+        watcher: Called with the attention module, its weights (B', heads, N, N + n) and values (B', heads, N + n, d).
+    """
+    before = getattr(_here, 'watcher', None)
+    _here.watcher = watcher
+    try:
+        yield
+    finally:
+        _here.watcher = before
+
+
+def watcher() -> Optional[Callable]:
+    """Who watches attention in this thread, if anyone."""
+    return getattr(_here, 'watcher', None)

@@ -1,0 +1,36 @@
+"""Plain self-attention of timm, one fused projection."""
+from typing import Optional
+
+from torch import Tensor, nn
+
+from .base import PromptedAttention
+
+
+class PromptedTIMMAttention(PromptedAttention):
+    """In front of ``timm.layers.attention.Attention`` (ViT, DeiT, DINOv2, CLIP, ...)."""
+
+    def forward(self, x: Tensor, attn_mask: Optional[Tensor] = None, is_causal: bool = False) -> Tensor:
+        """(B, N, C) to (B, N, C); the block's prompts are additional keys and values, never masked.
+
+        Raises:
+            ValueError: If ``is_causal``: prompts have no place in an order of tokens.
+        """
+        if is_causal:
+            raise ValueError('is_causal=True with prompts: prompted attention is for image tokens, which have no '
+                             'order. Call the backbone without a causal mask.')
+        q, k, v = self.split(self.qkv(x))
+        out = self.attend(self.norm_queries(q), self.norm_keys(k), v, self.scale, attn_mask,
+                          self.attn_drop.p if self.training else 0.)
+        # 'norm' (scale_norm) and 'gate' exist in some versions only.
+        out = getattr(self, 'norm', nn.Identity())(out.transpose(1, 2).flatten(2))
+        if getattr(self, 'gate', None) is not None:
+            out = out * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(out))
+
+    def norm_queries(self, q: Tensor) -> Tensor:
+        """See the base class."""
+        return self.q_norm(q)
+
+    def norm_keys(self, k: Tensor) -> Tensor:
+        """See the base class."""
+        return self.k_norm(k)

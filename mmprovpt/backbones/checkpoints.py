@@ -1,0 +1,59 @@
+"""Checkpoints of what was tuned: without the frozen weights, but with their fingerprint (docs/how-to/small_checkpoints.md)."""
+from collections import OrderedDict
+from typing import Dict, Optional
+
+from torch import nn
+
+from .loading import FINGERPRINT, SOURCE, fingerprint, named_checkpoint
+from .prompted import PromptedBackbone
+
+
+def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix: str = '') -> dict:
+    """A state dict without the frozen weights of prompted backbones, but with their fingerprints.
+
+    Whatever else there is stays: prompts and their blocks, necks, heads, statistics of their norms, and parameters
+    of the backbone that somebody has set free again. Where the frozen weights came from, if the backbone's init_cfg
+    names a checkpoint, is noted in the state dict's metadata, in plain types.
+
+    Args:
+        model: Holds prompted backbones, or is one.
+        state_dict: Of the model, or of a wrapper that puts ``prefix`` in front of its keys; by default
+            ``model.state_dict()``. It is not changed.
+        prefix: E.g. ``'module.'`` for the average that EMAHook keeps.
+
+    Raises:
+        ValueError: If nothing in the model has prompts by :func:`mmprovpt.inject_prompts`.
+    """
+    state_dict = model.state_dict() if state_dict is None else state_dict
+    kept = OrderedDict(state_dict)
+    # It has versions of modules, too, by which they convert old keys.
+    kept._metadata = OrderedDict(getattr(state_dict, '_metadata', None) or {})
+    for name, backbone in prompted_backbones(model).items():
+        place = f'{prefix}{name}.' if name else prefix
+        frozen = backbone.frozen_tensors()
+        for key in frozen:
+            kept.pop(place + key, None)
+        kept[place + FINGERPRINT] = fingerprint(frozen)
+        source = named_checkpoint(backbone)
+        if source:
+            kept._metadata[place[:-1]] = {**kept._metadata.get(place[:-1], {}), SOURCE: source}
+    return kept
+
+
+def prompted_backbones(model: nn.Module) -> Dict[str, PromptedBackbone]:
+    """Those in a model, by name; ValueError if there is none."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, PromptedBackbone)}
+    if not found:
+        raise ValueError(f'{type(model).__name__} has no backbone with prompts, so nothing of it can be left out of a '
+                         'checkpoint')
+    return found
+
+
+def share_frozen(model: nn.Module, copy: nn.Module) -> None:
+    """Have a copy of a model read the model's own frozen weights, where they are on one device."""
+    copies = dict(copy.named_modules())
+    for name, backbone in prompted_backbones(model).items():
+        theirs = copies[name].frozen_tensors()
+        for key, value in backbone.frozen_tensors().items():
+            if theirs[key].device == value.device:
+                theirs[key].data = value.data

@@ -1,0 +1,88 @@
+"""Upstream backbones with prompts, for configs.
+
+Each takes every argument of the upstream class *of the current default scope* and ``prompts``. Where that library
+has no such class (a ViT in mmdet), mmpretrain's is taken, as OpenMMLab's users do by hand; ``_scope_='mmseg'`` in
+the backbone's config chooses another library.
+"""
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+
+from mmprovpt.attention import find_blocks
+from mmprovpt.errors import ConfigError
+from mmprovpt.registry import MODELS
+
+from .adopt import combined
+from .inject import build_prompts, own
+from .prompted import PromptedBackbone
+
+
+class _Registered(PromptedBackbone):
+    """What the three have in common; a built one is an instance of its class and of the upstream one."""
+
+    is_registered = True
+    upstream_name: str
+
+    def __new__(cls, *args, **kwargs):
+        if not hasattr(cls, 'upstream'):
+            cls = combined(cls, find_upstream(cls.upstream_name))
+        return super().__new__(cls)
+
+    def __init__(self, *args, prompts: dict, **kwargs) -> None:
+        if not isinstance(prompts, dict):
+            raise ConfigError(f"prompts={prompts!r}, but it must be a dict such as dict(type='StaticPrompts', "
+                              'num_tokens=10)')
+        super().__init__(*args, **kwargs)
+        blocks = find_blocks(self)
+        own(self, blocks, build_prompts(self, blocks, prompts))
+
+
+@MODELS.register_module()
+class PromptedVisionTransformer(_Registered):
+    """``VisionTransformer`` of mmpretrain or mmseg with prompts.
+
+    Args:
+        prompts (dict): See :func:`mmprovpt.inject_prompts`.
+        *args, **kwargs: Of the upstream class.
+    """
+
+    upstream_name = 'VisionTransformer'
+
+
+@MODELS.register_module()
+class PromptedSwinTransformer(_Registered):
+    """``SwinTransformer`` of mmdet, mmseg or mmpretrain with prompts.
+
+    Args:
+        prompts (dict): See :func:`mmprovpt.inject_prompts`.
+        *args, **kwargs: Of the upstream class.
+    """
+
+    upstream_name = 'SwinTransformer'
+
+
+@MODELS.register_module()
+class PromptedTIMMBackbone(_Registered):
+    """``TIMMBackbone`` of mmpretrain or mmseg with prompts, for any ViT or Swin of timm.
+
+    Args:
+        prompts (dict): See :func:`mmprovpt.inject_prompts`.
+        *args, **kwargs: Of the upstream class, e.g. ``model_name='vit_small_patch14_dinov2'``.
+    """
+
+    upstream_name = 'TIMMBackbone'
+
+
+def find_upstream(name: str) -> type:
+    """The class of that name in the current default scope, or else in mmpretrain."""
+    current = DefaultScope.get_current_instance()
+    scopes = dict.fromkeys([current.scope_name] if current else [])
+    scopes['mmpretrain'] = None
+    for scope in scopes:
+        try:
+            found = ROOT_MODELS.get(f'{scope}.{name}')
+        except (ImportError, RuntimeError):  # the library is not installed, or has no such class
+            continue
+        if isinstance(found, type):
+            return found
+    raise ConfigError(f'No {name} in {" or ".join(scopes)}: either the library is not installed, or it has no such '
+                      "backbone. Set default_scope, or _scope_='mmseg' (for example) in the backbone's config.")
