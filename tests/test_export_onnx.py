@@ -170,7 +170,7 @@ def test_another_graph_is_not_written(call, write, tmp_path, monkeypatch):
 
     def fold_and_spoil(model):
         fold(model)
-        model.backbone.layers[0].attn.prompt_rows[0, 0] += 1
+        model.backbone.layers[0].attn.qkv.bias.data += 1
 
     monkeypatch.setattr(export_onnx, 'fold_prompts', fold_and_spoil)
     (tmp_path / 'new').mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmprovpt.attention import Given, PromptedAttention, PromptedBlock
 from mmprovpt.errors import ConfigError
 
 # Of ONNX Runtime's logits against PyTorch's, relative to the largest logit.
@@ -96,16 +97,21 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
 
 
 def fold_prompts(model: nn.Module) -> None:
-    """Have each block read its prompts, normalised already, as constants.
+    """Have each attention find the keys and values of its prompts as constants, in eval mode.
 
-    That leaves their keys and values as a product of constants, which any optimizer of graphs computes. It does not
-    for a norm. Prompts that depend on the input stay functions of it.
+    Prompts that depend on the input stay functions of it, and so do those that are tokens (VPT-Shallow in a ViT).
     """
-    for attention in [module for module in model.modules() if hasattr(module, 'prompt_reader')]:
-        if attention.prompt_reader.pool.depends_on_input(attention.prompt_reader.block):
+    for block in [module for module in model.modules() if isinstance(module, PromptedBlock)]:
+        prompts, number = block.place
+        attention = next((module for module in block.modules() if isinstance(module, PromptedAttention)), None)
+        if attention is None or prompts.depends_on_input(number):
             continue
-        attention.register_buffer('prompt_rows', attention.prompt_reader.read(), persistent=False)
-        attention.prompt_reader.read = lambda attention=attention: attention.prompt_rows
+        given = Given(prompts.owners()[number], grid=None, kept=None)
+        any_input = prompts.tokens.new_zeros(1, 1, prompts.widths[number])
+        rows = block.norm1.forward(prompts.read(number, any_input, given))
+        folded = attention.project_rows(rows if rows.dim() == 3 else rows[None])
+        attention.register_buffer('folded_rows', folded.detach(), persistent=False)
+        attention.project_rows = lambda rows, attention=attention: attention.folded_rows
 
 
 def normalisation(model: nn.Module) -> dict[str, object]:
