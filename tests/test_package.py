@@ -262,7 +262,7 @@ def test_prompts_are_found():
     first, second = (StaticPrompts([2, 2], patch_fan_in=12, widths=[4, 4]) for _ in range(2))
     assert mmprovpt.find_prompts(first) is first
     assert mmprovpt.find_prompts(block(torch.nn.Linear(2, 2), second)) is second
-    with pytest.raises(ValueError, match='^Linear must have one set of prompts, but has 0; give the backbone `prompts`'):
+    with pytest.raises(ValueError, match='^Linear must have one set of prompts, but has 0; give the backbone'):
         mmprovpt.find_prompts(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match='ModuleDict must have one set of prompts, but has 2: backbone0, backbone1;'):
         mmprovpt.find_prompts(block(first, second))

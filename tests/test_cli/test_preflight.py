@@ -94,7 +94,7 @@ def test_bad_annotation_file(coco, content, reason):
 
 
 def test_large_annotation_file_is_not_parsed(coco, monkeypatch):
-    monkeypatch.setattr(preflight, '_PARSE_LIMIT', 100)
+    monkeypatch.setattr(preflight, 'PARSE_LIMIT', 100)
     with open('data/coco/train.json', 'w') as f:
         f.write(' {"images": [,,], ' + ' ' * 100 + '"annotations": []}\n')
     check_files(coco)
