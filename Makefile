@@ -26,7 +26,7 @@ help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
 	@echo 'make test    set up, then run the tests'
-	@echo 'make lint    set up, then run ruff'
+	@echo 'make lint    set up, then run ruff and mypy'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
 	@echo 'make data    only write the embedded data'
 
@@ -77,7 +77,7 @@ $(PACKAGE): $(MMCV)
 	@echo '==> Set-up 4/4: mmdet, mmseg, mmpretrain and mmprovpt itself'
 	@$(call begin,package)
 	$(PIP) install --no-build-isolation -c requirements/torch.txt -e '.[all,tests]'
-	@$(PY) -c 'import mmdet, mmseg, mmpretrain, pycocotools, sklearn, tensorboard, pytest, xdist, hypothesis'
+	@$(PY) -c 'import mmdet, mmseg, mmpretrain, pycocotools, sklearn, tensorboard, pytest, xdist, hypothesis, mypy'
 	@touch $@
 
 # At once done if the data is complete.
@@ -102,3 +102,4 @@ test: $(PACKAGE)
 
 lint: $(PACKAGE)
 	$(PY) -m ruff check .
+	$(PY) -m mypy

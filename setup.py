@@ -1,15 +1,9 @@
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-
-
-def version():
-    # Read, not imported: importing mmprovpt needs torch.
-    scope = {}
-    exec((HERE / 'mmprovpt' / 'version.py').read_text(), scope)
-    return scope['__version__']
 
 
 def requirements(name):
@@ -29,7 +23,7 @@ extras['all'] = sorted({line for name in ('det', 'seg', 'cls') for line in extra
 
 setup(
     name='mmprovpt',
-    version=version(),
+    version=runpy.run_path(str(HERE / 'mmprovpt/version.py'))['__version__'],
     description='Visual prompt tuning whose prompts move between blocks, for MMDetection, '
     'MMSegmentation, MMPretrain and timm',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),

@@ -3,11 +3,21 @@
 ``type='mmprovpt.X'`` therefore resolves in mmpretrain, mmdet and mmseg configs alike: MMEngine imports this
 module when it meets the prefix, and each registry imports its own modules when it is first asked for a name.
 Nothing of mmpretrain, mmdet or mmseg is imported for it.
+
+Raises:
+    ModuleNotFoundError: MMEngine is not installed. Only configs, hooks and the command line need it.
 """
-from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import Registry
+try:
+    from mmengine.registry import DATASETS as ROOT_DATASETS
+    from mmengine.registry import HOOKS as ROOT_HOOKS
+    from mmengine.registry import MODELS as ROOT_MODELS
+    from mmengine.registry import Registry
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition('.')[0] != 'mmengine':
+        raise  # something that MMEngine needs
+    raise ModuleNotFoundError(
+        'MMEngine is not installed, which configs, registries and hooks of mmprovpt need: pip install onedl-mmengine '
+        '(or upstream, mmengine)', name=error.name) from error
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',

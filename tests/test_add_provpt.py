@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from tiny_task import TASK, write_images
 
 from mmprovpt.cli.parameters import count_trainable
-from mmprovpt.cli.setup import build_runner
+from mmprovpt.cli.runner import build_runner
 from mmprovpt.relocation import PPOAllocator
 
 ROOT = Path(__file__).parents[1]
@@ -157,9 +157,9 @@ TEACHER = DETECTION.replace('BACKBONE', SWIN).replace(
 REFUSED = {
     'no model': (SCHEDULE, [], 'needs one backbone=.* but it has 0'),
     'convolutions': (DETECTION.replace('BACKBONE', "type='ResNet', depth=18"), [],
-                     'ResNet has no attention.*Supported attention classes are: mmpretrain MultiheadAttention'),
+                     'ResNet has no attention.*Supported are: timm.layers.attention.Attention in'),
     'attention': (DETECTION.replace('BACKBONE', "type='mmpretrain.BEiTViT', arch='deit-tiny'"), [],
-                  'BEiTAttention.*Supported attention classes are: mmpretrain MultiheadAttention'),
+                  'BEiTAttention.*Supported are: timm.layers.attention.Attention in'),
     'class': (DETECTION.replace('BACKBONE', "type='mmpretrain.DistilledVisionTransformer', arch='deit-tiny'"), [],
               'no prompted type for it, only for VisionTransformer, SwinTransformer, TIMMBackbone'),
     'prompts': (DETECTION.replace('BACKBONE', f"{SWIN}, prompts=dict(type='StaticPrompts')"), [],

@@ -105,5 +105,5 @@ def test_mistakes_of_plot_attention(call, files, tmp_path):
         call('plot_attention', config, checkpoint, image)
     text = config.read_text().replace('mmprovpt.Prompted', '')
     config.write_text(text[:text.index('prompts=')] + text[text.index("type='VisionTransformer"):])
-    with pytest.raises(SystemExit, match='has no prompted backbone, but VisionTransformer'):
+    with pytest.raises(SystemExit, match='ImageClassifier must have one set of prompts, but has 0'):
         call('plot_attention', config, checkpoint, image)

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mmprovpt import tuned_state_dict
 from mmprovpt.cli import export_onnx
-from mmprovpt.cli.setup import build_model
+from mmprovpt.cli.runner import build_model
 
 ROOT = Path(__file__).parents[1]
 VIT = dict(type='mmprovpt.PromptedVisionTransformer', img_size=32, patch_size=16,
@@ -170,7 +170,7 @@ def test_another_graph_is_not_written(call, write, tmp_path, monkeypatch):
 
     def fold_and_spoil(model):
         fold(model)
-        model.backbone.layers[0].attn.prompt_rows[0, 0] += 1
+        model.backbone.layers[0].attn.qkv.bias.data += 1
 
     monkeypatch.setattr(export_onnx, 'fold_prompts', fold_and_spoil)
     (tmp_path / 'new').mkdir()

@@ -12,7 +12,8 @@ import torch
 from mmengine.config import Config
 from toy_model import TOY
 
-from mmprovpt.cli.setup import sync_bn_to_bn, user_errors
+from mmprovpt.cli.runner import sync_bn_to_bn
+from mmprovpt.cli.user_errors import user_errors
 
 ROOT = Path(__file__).parents[1]
 
@@ -200,7 +201,7 @@ def test_sync_bn_to_bn():
     ('demo', 'tools/train.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --work-dir work_dirs/demo\n'),
     ('demo-seg', 'tools/train.py configs/demo/setr_pup_vit_mini_provpt_digits.py --work-dir work_dirs/demo-seg\n'),
     ('demo-cls', 'tools/train.py configs/demo/swin_mini_provpt_digits.py --work-dir work_dirs/demo-cls\n'),
-    ('test', 'pytest'), ('lint', 'ruff check')])
+    ('test', 'pytest'), ('lint', 'ruff check'), ('lint', 'mypy')])
 def test_make_sets_up_first(target, expected):
     result = run(ROOT, 'make', '-n', target, 'VENV=nowhere')
     assert result.returncode == 0, result.stderr

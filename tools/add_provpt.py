@@ -13,7 +13,7 @@ import os.path as osp
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
@@ -21,12 +21,14 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import get_installed_path
 from torch import nn
 
-from mmprovpt.backbones.prompted import find_upstream
-from mmprovpt.cli.config import HOOK, find_backbones, find_hooks, find_prompts, type_name
-from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
-from mmprovpt.cli.setup import read_config, user_errors
-from mmprovpt.errors import ConfigError
 from mmprovpt.attention.support import Block, find_blocks
+from mmprovpt.backbones.registered import find_upstream
+from mmprovpt.cli.config_parts import HOOK, find_backbones, find_hooks, find_prompts_config, type_name
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
+from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.errors import ConfigError
+from mmprovpt.prompts import find_prompts
 from mmprovpt.prompts.prompt_set import check_num_tokens
 
 PROMPTED = {name: f'mmprovpt.Prompted{name}' for name in ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')}
@@ -41,7 +43,7 @@ class Place(NamedTuple):
         nodes: The dicts on the way, from the model's to the backbone's.
     """
     path: str
-    nodes: List[dict]
+    nodes: list[dict]
 
     def inherited(self, key: str, default):
         """The innermost value of a key on the way."""
@@ -83,7 +85,7 @@ def find_backbone(cfg: Config) -> Place:
         ConfigError: There is none, or several, or it has prompts already.
     """
     model = cfg.get('model') or {}
-    if find_prompts(model) or find_hooks(cfg):
+    if find_prompts_config(model) or find_hooks(cfg):
         raise ConfigError(f'the config has prompts=dict(...) in its model or a {HOOK} already')
     paths = list(find_backbones(model))
     outer = [path for path in paths if path.count('.') == paths[0].count('.')]
@@ -98,7 +100,7 @@ def find_backbone(cfg: Config) -> Place:
     return Place(outer[0], nodes)
 
 
-def inspect_backbone(model: nn.Module, place: Place) -> Tuple[nn.Module, List[Block]]:
+def inspect_backbone(model: nn.Module, place: Place) -> tuple[nn.Module, list[Block]]:
     """The built backbone and its blocks.
 
     Raises:
@@ -129,7 +131,7 @@ def prompted_backbone(cfg: Config, place: Place, backbone: nn.Module, kind: str,
     return change
 
 
-def schedule(cfg: Config, interval) -> Tuple[dict, int]:
+def schedule(cfg: Config, interval) -> tuple[dict, int]:
     """The hook, and how many periods it has.
 
     Raises:
@@ -181,7 +183,7 @@ def has_weights(cfg: Config, place: Place) -> bool:
     return bool(cfg.get('load_from') or place.inherited('pretrained', False) or backbone.get('checkpoint_path'))
 
 
-def notes(cfg: Config, place: Place, hook: dict, periods: int, rates: Dict[str, dict]) -> List[str]:
+def notes(cfg: Config, place: Place, hook: dict, periods: int, rates: dict[str, dict]) -> list[str]:
     """What the user should know."""
     found = []
     if hook['by_epoch'] and periods < PERIODS // 2:
@@ -212,7 +214,7 @@ def base_text(name: str, folder: str) -> str:
             f"          {'/.mim/configs/' + below!r})\n")
 
 
-def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> Tuple[Config, List[str]]:
+def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> tuple[Config, list[str]]:
     """What is to be added to a config, and a report.
 
     Raises:
@@ -241,7 +243,7 @@ def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> Tup
         added.merge_from_dict(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=rates))))
     added.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     new = _load(f'_base_ = {osp.abspath(path)!r}\n' + added.pretty_text)
-    numbers = build_uninitialised(new).get_submodule(place.path).prompts.num_active
+    numbers = find_prompts(build_uninitialised(new)).num_active
     kinds = sorted({f'{_library(block.attention)} {type(block.attention).__name__}' for block in blocks})
     unit = 'epochs' if hook['by_epoch'] else 'iters'
     report = [

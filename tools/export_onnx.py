@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.cli.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
-from mmprovpt.cli.setup import build_model, load_weights, read_config, user_errors
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.runner import build_model, load_weights
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 
 

@@ -6,20 +6,20 @@ the config's init_cfg says, and refuses others than the small checkpoint was tun
 """
 import argparse
 import copy
-import io
 import os.path as osp
+from functools import partial
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 
-import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.cli.setup import build_model, user_errors
-from mmprovpt.errors import ConfigError
-from mmprovpt.files import write_atomically
 from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
+from mmprovpt.cli.runner import build_model
+from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
 
 EMA = 'module.'  # what EMAHook puts in front of its keys
 
@@ -85,10 +85,8 @@ def main():
         own = copy.deepcopy(convert(model, own, args.merge))  # or the next loading would overwrite it
         checkpoint['ema_state_dict'] = {**others, **{EMA + key: value for key, value in own.items()}}
     checkpoint['state_dict'] = convert(model, checkpoint['state_dict'], args.merge)
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    write_atomically(content.getvalue(), args.out)
-    print(f'{args.out}: {len(content.getvalue()) / 1e6:.2f} MB, {len(checkpoint["state_dict"])} tensors')
+    write_atomically(partial(torch.save, checkpoint), args.out)
+    print(f'{args.out}: {osp.getsize(args.out) / 1e6:.2f} MB, {len(checkpoint["state_dict"])} tensors')
 
 
 if __name__ == '__main__':

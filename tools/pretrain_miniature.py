@@ -13,10 +13,10 @@ Scenes are composed on the fly from training digits and training backgrounds onl
     python tools/pretrain_miniature.py vit    # writes configs/demo/vit_mini_digits.pth
 """
 import argparse
-import io
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,9 +215,7 @@ def save(backbone, meta, path):
     """Write the backbone in half precision under the codebase's keys, all or nothing."""
     state = {f'backbone.{key}': value.half() if value.is_floating_point() else value
              for key, value in backbone.state_dict().items()}
-    content = io.BytesIO()
-    torch.save(dict(meta=meta, state_dict=state), content)
-    write_atomically(content.getvalue(), path)
+    write_atomically(partial(torch.save, dict(meta=meta, state_dict=state)), path)
 
 
 def parse_args():

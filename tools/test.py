@@ -4,9 +4,10 @@ import argparse
 
 from mmengine.config import ConfigDict
 
-import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.cli.preflight import check_config
-from mmprovpt.cli.setup import add_common_options, build_runner, load_config, user_errors
+from mmprovpt.cli.options import add_common_options, load_config
+from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.runner import build_runner
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 
 
@@ -75,7 +76,7 @@ def main():
         visualize(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         augment_tests(cfg)
-    check_config(cfg, ('test',))
+    check_files(cfg, ('test',))
     build_runner(cfg).test()
 
 

@@ -4,9 +4,10 @@ import argparse
 
 from mmengine.device import get_device
 
-import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.cli.preflight import check_config
-from mmprovpt.cli.setup import add_common_options, build_runner, load_config, user_errors
+from mmprovpt.cli.options import add_common_options, load_config
+from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.runner import build_runner
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 
 
@@ -42,7 +43,7 @@ def main():
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    check_config(cfg, ('train', 'val'))
+    check_files(cfg, ('train', 'val'))
     build_runner(cfg).train()
 
 

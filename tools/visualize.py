@@ -18,9 +18,10 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import PixelData
 
-import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.cli.preflight import check_config
-from mmprovpt.cli.setup import build_model, load_weights, read_config, user_errors
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.runner import build_model, load_weights
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 
 # What a data sample of each codebase holds of ground truth.
@@ -105,7 +106,7 @@ def main():
         raise ConfigError(f'{args.config} is a config of {scope}: this draws those of {" and ".join(GROUND_TRUTH)}; '
                           'for mmpretrain there is tools/test.py --show-dir')
     cfg.load_from = args.checkpoint
-    check_config(cfg, ('val', ))
+    check_files(cfg, ('val', ))
     model = load_model(cfg, args.checkpoint)
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     os.makedirs(args.out, exist_ok=True)

@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from contextlib import contextmanager
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
 
 # What a file may hold beside the backbone: classifiers, the representation layer in front of one (JAX), the mask
 # token of DINOv2 and MAE, MAE's decoder; Swin's buffers, which follow from the window.
@@ -88,7 +90,8 @@ def convert(path: str, out: str = None, img_size: int = None, num_heads: int = N
                 std=std, backbone=backbone, max_difference=difference, max_feature=largest, timm=timm.__version__)
     if out is not None:
         prefix, state = ('backbone.timm_model.', model.state_dict()) if timm_form else ('backbone.', state)
-        _save(dict(meta=meta, state_dict={prefix + key: value for key, value in state.items()}), Path(out))
+        checkpoint = dict(meta=meta, state_dict={prefix + key: value for key, value in state.items()})
+        write_atomically(partial(torch.save, checkpoint), out)
     return meta
 
 
@@ -397,13 +400,3 @@ def _sha256(path):
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _save(checkpoint, out):
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f'{out.name}.{os.getpid()}')
-    try:
-        torch.save(checkpoint, partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,11 +4,11 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from mmprovpt.attention import Given, PromptedAttention, PromptedBlock
 from mmprovpt.errors import ConfigError
 
 # Of ONNX Runtime's logits against PyTorch's, relative to the largest logit.
@@ -28,7 +28,7 @@ class Logits(nn.Module):
         ConfigError: If the model is neither.
     """
 
-    def __init__(self, model: nn.Module, shape: Tuple[int, int]) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, int]) -> None:
         super().__init__()
         # By name, so that nothing is imported that is not installed.
         parents = {parent.__name__ for parent in type(model).__mro__}
@@ -49,7 +49,7 @@ class Logits(nn.Module):
         return self.model(image, mode='tensor')
 
 
-def export_onnx(model: nn.Module, out: Path, shape: Tuple[int, int], opset: Optional[int] = None) -> float:
+def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int | None = None) -> float:
     """Write a model as ONNX, if ONNX Runtime then computes what PyTorch does.
 
     The graph has one input, ``image`` (B, 3, H, W) float32, B free, and one output, ``logits``. Images are to be
@@ -97,19 +97,24 @@ def export_onnx(model: nn.Module, out: Path, shape: Tuple[int, int], opset: Opti
 
 
 def fold_prompts(model: nn.Module) -> None:
-    """Have each block read its prompts, normalised already, as constants.
+    """Have each attention find the keys and values of its prompts as constants, in eval mode.
 
-    That leaves their keys and values as a product of constants, which any optimizer of graphs computes. It does not
-    for a norm. Prompts that depend on the input stay functions of it.
+    Prompts that depend on the input stay functions of it, and so do those that are tokens (VPT-Shallow in a ViT).
     """
-    for attention in [module for module in model.modules() if hasattr(module, 'prompt_reader')]:
-        if attention.prompt_reader.pool.depends_on_input(attention.prompt_reader.block):
+    for block in [module for module in model.modules() if isinstance(module, PromptedBlock)]:
+        prompts, number = block.place
+        attention = next((module for module in block.modules() if isinstance(module, PromptedAttention)), None)
+        if attention is None or prompts.depends_on_input(number):
             continue
-        attention.register_buffer('prompt_rows', attention.prompt_reader.read(), persistent=False)
-        attention.prompt_reader.read = lambda attention=attention: attention.prompt_rows
+        given = Given(prompts.owners()[number], grid=None, kept=None)
+        any_input = prompts.tokens.new_zeros(1, 1, prompts.widths[number])
+        rows = block.norm1.forward(prompts.read(number, any_input, given))
+        folded = attention.project_rows(rows if rows.dim() == 3 else rows[None])
+        attention.register_buffer('folded_rows', folded.detach(), persistent=False)
+        attention.project_rows = lambda rows, attention=attention: attention.folded_rows
 
 
-def normalisation(model: nn.Module) -> Dict[str, object]:
+def normalisation(model: nn.Module) -> dict[str, object]:
     """What images are to go through before the graph: (image - mean) / std, channel by channel, in this order."""
     steps = model.data_preprocessor
     # MMPretrain's name and MMSegmentation's. Both codebases load images as BGR.
@@ -120,7 +125,7 @@ def normalisation(model: nn.Module) -> Dict[str, object]:
     return dict(channels='RGB' if converts else 'BGR', mean=mean, std=std)
 
 
-def _trace(graph: nn.Module, image: Tensor, opset: Optional[int]):
+def _trace(graph: nn.Module, image: Tensor, opset: int | None):
     """The exported program, constants folded.
 
     By torch.export: PyTorch's older exporter, which needs no onnxscript, is deprecated. Not strictly, which is slower
@@ -151,7 +156,7 @@ def _window_reverse(windows: Tensor, height: int, width: int, *_) -> Tensor:
     return x.transpose(2, 3).reshape(-1, height, width, channels)
 
 
-def _difference(path: Path, images: List[Tensor], expected: List[Tensor]) -> float:
+def _difference(path: Path, images: list[Tensor], expected: list[Tensor]) -> float:
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     pairs = [(torch.from_numpy(session.run(['logits'], {'image': image.numpy()})[0]), logits)

@@ -1,6 +1,5 @@
 """How many numbers a run trains."""
 import copy
-from typing import Optional
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
@@ -8,15 +7,17 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mmprovpt.prompts import PromptSet
+from mmprovpt.prompts import PromptSet, find_prompts
 from mmprovpt.relocation import ALLOCATORS, build
 from mmprovpt.relocation.allocator import Allocator
 
-from .config import find_backbones, find_hooks, type_name
+from .config_parts import find_backbones, find_hooks, type_name
 
 
-def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> int:
-    """Parameters that need gradients, of prompts those that a block owns, and the policy's networks (001, Tab. 1 to 3).
+def count_trainable(model: nn.Module, allocator: Allocator | None = None) -> int:
+    """Parameters that need gradients, of prompts those that a block owns, and the policy's networks.
+
+    PRO-VPT's Tab. 1 to 3 count so.
 
     Args:
         model: Any model, with or without prompts; may be wrapped for distributed training.
@@ -25,8 +26,9 @@ def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> 
     """
     model = model.module if is_model_wrapper(model) else model
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    for pool in (module for module in model.modules() if isinstance(module, PromptSet)):
-        count += pool.num_active - sum(each.numel() for each in pool.parameters() if each.requires_grad)
+    # Of any number of backbones, also of none.
+    for prompts in (module for module in model.modules() if isinstance(module, PromptSet)):
+        count += prompts.num_active - sum(each.numel() for each in prompts.parameters() if each.requires_grad)
     networks = [value for value in vars(allocator).values() if isinstance(value, nn.Module)] if allocator else []
     return count + sum(parameter.numel() for network in networks for parameter in network.parameters())
 
@@ -36,9 +38,9 @@ def count_config(cfg: Config) -> int:
     model, hooks = build_uninitialised(cfg), find_hooks(cfg)
     if not hooks:
         return count_trainable(model)
-    pool = next(module for module in model.modules() if isinstance(module, PromptSet))
     allocator = hooks[0].get('allocator', dict(type='PPOAllocator'))
-    return count_trainable(model, build(allocator, ALLOCATORS, num_blocks=pool.num_blocks, seed=0))
+    return count_trainable(model, build(allocator, ALLOCATORS, num_blocks=find_prompts(model).num_blocks,
+                                        seed=0))
 
 
 def build_uninitialised(cfg: Config) -> nn.Module:

@@ -9,17 +9,17 @@ from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
 from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
 
-from .config import has_lora, type_name
+from .config_parts import has_lora, type_name
 
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
 # Of a larger JSON file only the first and last bytes are checked: parsing takes seconds.
-_PARSE_LIMIT = 64 << 20
+PARSE_LIMIT = 64 << 20
 # Data sets of this package, which know how many classes a task has → their default data_root.
 _TASK_DATASETS = dict(VTAB1k='data/vtab-1k', FGVC='data/fgvc')
 
 
-def check_config(cfg, phases=('train', 'val')) -> None:
+def check_files(cfg, phases=('train', 'val')) -> None:
     """Check that the files that a config names are there and not truncated, and that the head fits the task.
 
     Args:
@@ -191,7 +191,7 @@ def _check_annotation(path, sections=()):
 
 
 def _check_json(path, sections):
-    if osp.getsize(path) > _PARSE_LIMIT:
+    if osp.getsize(path) > PARSE_LIMIT:
         with open(path, 'rb') as f:
             head = f.read(64).lstrip()[:1]
             f.seek(-64, 2)

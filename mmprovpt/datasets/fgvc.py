@@ -2,7 +2,6 @@
 import json
 import os.path as osp
 from pathlib import Path
-from typing import List, Tuple
 
 from mmpretrain.datasets import BaseDataset
 
@@ -43,7 +42,7 @@ class FGVC(BaseDataset):
         self.task, self.split, self.num_classes = task, split, entry.num_classes
         super().__init__(ann_file='', data_root=osp.join(osp.expanduser(data_root), entry.folder), **kwargs)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """Dicts with ``img_path`` and ``gt_label``, in the order of the lists."""
         entry = find_fgvc_task(self.task)
         folder = Path(self.data_root)
@@ -66,7 +65,7 @@ class FGVC(BaseDataset):
         return [dict(img_path=path, gt_label=label) for path, label in samples]
 
 
-def read_json_splits(folder: Path, images: str, split: str) -> Tuple[List[Tuple[str, int]], List[int]]:
+def read_json_splits(folder: Path, images: str, split: str) -> tuple[list[tuple[str, int]], list[int]]:
     """A split of VPT's JSON files.
 
     Args:

@@ -1,16 +1,16 @@
 """The official splits of the fine-grained data sets, as their archives have them."""
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
 
 from mmprovpt.errors import ConfigError
 
 from .fgvc_tasks import FGVC_ADVICE
 
 # Path relative to the data set's folder, class id as the archive has it.
-Samples = List[Tuple[str, int]]
+Samples = list[tuple[str, int]]
 
 
-def read_archive(task: str, folder: Path) -> Dict[str, Samples]:
+def read_archive(task: str, folder: Path) -> dict[str, Samples]:
     """Read a data set's own lists.
 
     Args:
@@ -52,7 +52,7 @@ def _load_mat(path: Path) -> dict:
                           f'{FGVC_ADVICE}') from None
 
 
-def _read_birds(folder: Path) -> Dict[str, Samples]:
+def _read_birds(folder: Path) -> dict[str, Samples]:
     """CUB and NABirds: three lists of `<image id> <value>`."""
     images, labels, is_train = (
         dict(line.split(None, 1) for line in _find(folder, name).read_text().splitlines() if line.strip())
@@ -66,7 +66,7 @@ def _read_birds(folder: Path) -> Dict[str, Samples]:
     return splits
 
 
-def _read_flowers(folder: Path) -> Dict[str, Samples]:
+def _read_flowers(folder: Path) -> dict[str, Samples]:
     labels = _load_mat(_find(folder, 'imagelabels.mat'))['labels']
     ids = _load_mat(_find(folder, 'setid.mat'))
     splits = {split: [(f'jpg/image_{number:05d}.jpg', int(labels[number - 1])) for number in ids[name]]
@@ -74,7 +74,7 @@ def _read_flowers(folder: Path) -> Dict[str, Samples]:
     return dict(splits, trainval=splits['train'] + splits['val'])
 
 
-def _read_dogs(folder: Path) -> Dict[str, Samples]:
+def _read_dogs(folder: Path) -> dict[str, Samples]:
     splits = {}
     for split, name in (('trainval', 'train_list.mat'), ('test', 'test_list.mat')):
         content = _load_mat(_find(folder, name, f'lists/{name}'))
@@ -82,7 +82,7 @@ def _read_dogs(folder: Path) -> Dict[str, Samples]:
     return splits
 
 
-def _read_cars(folder: Path) -> Dict[str, Samples]:
+def _read_cars(folder: Path) -> dict[str, Samples]:
     """One list for all (car_ims/), or one for each of cars_train/ and cars_test/."""
     if (folder / 'cars_annos.mat').is_file():
         splits = dict(trainval=[], test=[])
@@ -97,11 +97,11 @@ def _read_cars(folder: Path) -> Dict[str, Samples]:
             for split, path, images in (('trainval', train, 'cars_train'), ('test', test, 'cars_test'))}
 
 
-_READERS: Dict[str, Callable[[Path], Dict[str, Samples]]] = dict(
+_READERS: dict[str, Callable[[Path], dict[str, Samples]]] = dict(
     cub=_read_birds, nabirds=_read_birds, flowers=_read_flowers, dogs=_read_dogs, cars=_read_cars)
 
 
-def find_split(task: str, folder: Path, split: str) -> Tuple[Samples, List[int]]:
+def find_split(task: str, folder: Path, split: str) -> tuple[Samples, list[int]]:
     """Images of a split of the archive and the ids of all classes.
 
     Raises:

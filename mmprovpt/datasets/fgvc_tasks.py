@@ -1,5 +1,5 @@
 """The five fine-grained tasks of VPT. Needs no mmpretrain, so configs and tools can import it."""
-from typing import Dict, NamedTuple
+from typing import NamedTuple
 
 from mmprovpt.errors import ConfigError
 
@@ -22,7 +22,7 @@ class FGVCTask(NamedTuple):
     num_test: int
 
 
-FGVC_TASKS: Dict[str, FGVCTask] = dict(
+FGVC_TASKS: dict[str, FGVCTask] = dict(
     cub=FGVCTask('CUB-200-2011', 'CUB_200_2011', 'images', 200, 5994, 5794),
     nabirds=FGVCTask('NABirds', 'nabirds', 'images', 555, 23929, 24633),
     flowers=FGVCTask('Oxford Flowers', 'OxfordFlower', '', 102, 2040, 6149),

@@ -1,6 +1,6 @@
 """Checks of a list of labelled images: what is wrong is listed and raised at once, nothing is skipped."""
 import os
-from typing import Dict, Iterable, List, Optional, Tuple
+from collections.abc import Iterable
 
 from PIL import Image
 
@@ -12,7 +12,7 @@ _TAIL = 64  # bytes; some writers pad behind the end marker
 _MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG\r\n\x1a\n': b'IEND\xaeB`\x82'}
 
 
-def find_image_damage(path: str) -> Optional[str]:
+def find_image_damage(path: str) -> str | None:
     """What is wrong with an image file; None if nothing is.
 
     Of JPEG and PNG only both ends are read (some 10 µs a file). What does not end as it should, and other formats,
@@ -39,7 +39,7 @@ def find_image_damage(path: str) -> Optional[str]:
         return f'truncated, or not an image ({error})'
 
 
-def check_samples(samples: Iterable[Tuple[str, int]], num_classes: int) -> List[str]:
+def check_samples(samples: Iterable[tuple[str, int]], num_classes: int) -> list[str]:
     """What is wrong with images and labels, a line each.
 
     Args:
@@ -47,7 +47,7 @@ def check_samples(samples: Iterable[Tuple[str, int]], num_classes: int) -> List[
         num_classes: Labels belong in [0, num_classes).
     """
     problems = []
-    first: Dict[str, int] = {}
+    first: dict[str, int] = {}
     for path, label in samples:
         if not 0 <= label < num_classes:
             problems.append(f'{path}: label {label} is not in [0, {num_classes})')
@@ -62,7 +62,7 @@ def check_samples(samples: Iterable[Tuple[str, int]], num_classes: int) -> List[
     return problems
 
 
-def raise_problems(problems: List[str], what: str, advice: str) -> None:
+def raise_problems(problems: list[str], what: str, advice: str) -> None:
     """Raise one error for all problems, if there are any.
 
     Args:

@@ -8,7 +8,7 @@ import functools
 import gzip
 import math
 from pathlib import Path
-from typing import Dict, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -32,10 +32,10 @@ class Task(NamedTuple):
         classes: Name of each class, in the order of their numbers.
     """
     group: str
-    classes: Tuple[str, ...]
+    classes: tuple[str, ...]
 
 
-def _bins(unit: str, edges) -> Tuple[str, ...]:
+def _bins(unit: str, edges) -> tuple[str, ...]:
     return tuple(f'{low:g}-{high:g} {unit}' for low, high in zip(edges, edges[1:]))
 
 
@@ -44,7 +44,7 @@ LOCATION_EDGES = np.ceil(np.linspace(0, SIZE - _SIDE + 1, 9)).astype(int)  # px,
 ORIENTATION_EDGES = np.linspace(0, 360, 9)  # degrees, counter-clockwise
 SIZE_EDGES = np.arange(12, 53, 5)  # px, side of the article's square
 
-TASKS: Dict[str, Task] = dict(
+TASKS: dict[str, Task] = dict(
     category=Task('Natural', CLASSES),
     digits=Task('Natural', tuple('0123456789')),
     count=Task('Structured', tuple(map(str, range(1, _MAX_COUNT + 1)))),
@@ -74,7 +74,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 @functools.cache
-def load_articles(folder: str, split: str) -> Tuple[np.ndarray, np.ndarray]:
+def load_articles(folder: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Fashion-MNIST.
 
     Args:
@@ -90,7 +90,7 @@ def load_articles(folder: str, split: str) -> Tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def load_digits(split: str) -> Tuple[np.ndarray, np.ndarray]:
+def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits: images (N, 8, 8) uint8 and classes (N,) int64; the first 1000 are for training."""
     from sklearn.datasets import load_digits
     digits = load_digits()
@@ -105,7 +105,7 @@ def num_images(task: str, split: str) -> int:
     return 797 if task == 'digits' else NUM_TEST
 
 
-def draw(task: str, split: str, number: int, folder: str, seed: int = 0) -> Tuple[np.ndarray, int]:
+def draw(task: str, split: str, number: int, folder: str, seed: int = 0) -> tuple[np.ndarray, int]:
     """One image of a task. It depends on (seed, task, split, number) alone; classes come in turn.
 
     Args:

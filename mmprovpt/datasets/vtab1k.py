@@ -1,6 +1,5 @@
 """VTAB-1k in the layout that NOAH, RepAdapter, ConvPass and others share."""
 import os.path as osp
-from typing import List, Optional, Tuple
 
 from mmpretrain.datasets import BaseDataset
 
@@ -38,14 +37,14 @@ class VTAB1k(BaseDataset):
     """
 
     def __init__(self, data_root: str = 'data/vtab-1k', task: str = '', split: str = 'train800val200',
-                 num_classes: Optional[int] = None, **kwargs):
+                 num_classes: int | None = None, **kwargs):
         if split not in SPLITS:
             raise ConfigError(f'VTAB1k has no split {split!r}; known: {", ".join(SPLITS)}')
         self.task, self.split = task, split
         self.num_classes = find_num_classes(task, num_classes)
         super().__init__(ann_file=f'{split}.txt', data_root=osp.join(osp.expanduser(data_root), task), **kwargs)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """Dicts with ``img_path`` and ``gt_label``, in the order of the list."""
         samples, problems = read_list(self.ann_file, self.data_root)
         expected = self._expected_size()
@@ -57,13 +56,13 @@ class VTAB1k(BaseDataset):
         raise_problems(problems, self.ann_file, ADVICE)
         return [dict(img_path=path, gt_label=label) for path, label in samples]
 
-    def _expected_size(self) -> Optional[int]:
+    def _expected_size(self) -> int | None:
         if self.task not in BY_NAME:
             return None
         return SPLITS[self.split] or BY_NAME[self.task].num_test
 
 
-def read_list(ann_file: str, folder: str) -> Tuple[List[Tuple[str, int]], List[str]]:
+def read_list(ann_file: str, folder: str) -> tuple[list[tuple[str, int]], list[str]]:
     """Read lines of `<path> <label>`; empty ones do not count.
 
     Args:

@@ -1,5 +1,5 @@
 """The 19 tasks of VTAB-1k. Needs no mmpretrain, so configs and tools can import it."""
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 from mmprovpt.errors import ConfigError
 
@@ -27,7 +27,7 @@ class VTABTask(NamedTuple):
 
 _NATURAL, _SPECIALIZED, _STRUCTURED = GROUPS
 # In the order of the benchmark's tables.
-TASKS: Tuple[VTABTask, ...] = (
+TASKS: tuple[VTABTask, ...] = (
     VTABTask('cifar', 'CIFAR-100', _NATURAL, 100, 10000),
     VTABTask('caltech101', 'Caltech101', _NATURAL, 102, 6084),
     VTABTask('dtd', 'DTD', _NATURAL, 47, 1880),
@@ -48,13 +48,13 @@ TASKS: Tuple[VTABTask, ...] = (
     VTABTask('smallnorb_azi', 'sNORB-Azim', _STRUCTURED, 18, 12150),
     VTABTask('smallnorb_ele', 'sNORB-Ele', _STRUCTURED, 9, 12150),
 )
-BY_NAME: Dict[str, VTABTask] = {task.name: task for task in TASKS}
+BY_NAME: dict[str, VTABTask] = {task.name: task for task in TASKS}
 
 ADVICE = ('put the task there as docs/datasets.md describes (tools/dataset_converters/vtab1k.py or miniature_vtab.py '
           'write it), or override data_root')
 
 
-def find_num_classes(task: str, num_classes: Optional[int] = None) -> int:
+def find_num_classes(task: str, num_classes: int | None = None) -> int:
     """The number of classes of a task.
 
     Args:

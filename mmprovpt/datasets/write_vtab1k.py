@@ -1,8 +1,8 @@
 """Write a task in VTAB-1k's layout."""
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -12,11 +12,11 @@ from mmprovpt.files import write_atomically
 
 # Splits that hold images; train800val200 lists those of the first two.
 WRITTEN = ('train800', 'val200', 'test')
-Samples = Iterable[Tuple[np.ndarray, int]]
+Samples = Iterable[tuple[np.ndarray, int]]
 
 
-def write_task(folder: Path, splits: Dict[str, Callable[[], Samples]], sizes: Dict[str, int], num_classes: int,
-               progress: Optional[Callable[[str, int, int], None]] = None) -> List[str]:
+def write_task(folder: Path, splits: dict[str, Callable[[], Samples]], sizes: dict[str, int], num_classes: int,
+               progress: Callable[[str, int, int], None] | None = None) -> list[str]:
     """Write what is missing of a task; splits that are complete are kept.
 
     A split is written beside its place and moved there when it is complete and verified, its list last; so a list that

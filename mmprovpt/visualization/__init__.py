@@ -1,8 +1,21 @@
-from .attention import attention_maps, visit_attention
-from .attention_figure import plot_attention
-from .relocation import plot_relocation
-from .runs import LogError, Run, read_log, run_of
+"""Pictures of where prompts go and what attends to them. What draws needs matplotlib, and loads it when it is used."""
+import importlib
+
+# Public name → the module that has it.
+_HOMES = dict(
+    attention_maps='attention', visit_attention='attention', plot_attention='attention_figure',
+    plot_relocation='relocation', LogError='runs', Run='runs', read_log='runs', run_of='runs')
 
 __all__ = [
     'LogError', 'Run', 'attention_maps', 'plot_attention', 'plot_relocation', 'read_log', 'run_of', 'visit_attention'
 ]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'.{_HOMES[name]}', __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

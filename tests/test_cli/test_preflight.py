@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from mmprovpt.cli import preflight
-from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
 
 
@@ -31,12 +31,12 @@ def coco(tmp_path, monkeypatch):
 
 def message(cfg, *phases):
     with pytest.raises(ConfigError) as error:
-        check_config(cfg, *phases)
+        check_files(cfg, *phases)
     return str(error.value)
 
 
 def test_complete(coco):
-    check_config(coco)
+    check_files(coco)
 
 
 def test_everything_missing_is_one_error(coco, tmp_path):
@@ -94,10 +94,10 @@ def test_bad_annotation_file(coco, content, reason):
 
 
 def test_large_annotation_file_is_not_parsed(coco, monkeypatch):
-    monkeypatch.setattr(preflight, '_PARSE_LIMIT', 100)
+    monkeypatch.setattr(preflight, 'PARSE_LIMIT', 100)
     with open('data/coco/train.json', 'w') as f:
         f.write(' {"images": [,,], ' + ' ' * 100 + '"annotations": []}\n')
-    check_config(coco)
+    check_files(coco)
     with open('data/coco/train.json', 'a') as f:
         f.write('{"cut')
     assert 'truncated or corrupt JSON' in message(coco)
@@ -132,14 +132,14 @@ def test_urls_are_left_alone(coco, url):
     coco.model.backbone.init_cfg.checkpoint = coco.load_from = url
     coco.model.pretrained = url
     coco.train_dataloader.dataset.data_root = url
-    check_config(coco)
+    check_files(coco)
 
 
 def test_root_alone(coco):
     coco.train_dataloader.dataset = dict(type='Flowers102', data_root='nowhere')
     assert "train_dataloader.dataset.data_root = 'nowhere': no such directory" in message(coco)
     coco.train_dataloader.dataset.type = 'mmpretrain.CIFAR10'  # downloads
-    check_config(coco)
+    check_files(coco)
 
 
 @pytest.fixture
@@ -160,9 +160,9 @@ def vtab(tmp_path, monkeypatch):
 
 
 def test_tasks_complete(vtab):
-    check_config(vtab)
+    check_files(vtab)
     vtab.model.head.pop('num_classes')
-    check_config(vtab)
+    check_files(vtab)
 
 
 @pytest.mark.parametrize('place', ['model.head', 'data_preprocessor', 'model.data_preprocessor'])
@@ -215,6 +215,6 @@ def test_fgvc(vtab, tmp_path):
     vtab.model.head.num_classes = vtab.data_preprocessor.num_classes = 200
     assert f'looked for: {tmp_path}/data/fgvc/CUB_200_2011\n' in message(vtab, ('train',))
     os.makedirs('data/fgvc/CUB_200_2011')
-    check_config(vtab, ('train',))
+    check_files(vtab, ('train',))
     vtab.model.head.num_classes = 100
     assert "train_dataloader.dataset.task = 'cub' has 200 classes" in message(vtab, ('train',))

@@ -1,6 +1,9 @@
 """VTAB-1k from TensorFlow Datasets, of which a stand-in is used: the splits, the labels and the tool."""
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ from mmprovpt.datasets.vtab1k_sources import SOURCES
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, TASKS
 from mmprovpt.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 IMAGE = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
 # Examples of each split in TensorFlow Datasets, as the benchmark's own tests imply them.
 COUNTS = dict(
@@ -133,13 +137,23 @@ def test_tool_writes_a_task(tool, tmp_path):
     assert stand_in.read == ['prepared', 'train[:800]', 'validation[:200]', 'test']
     lines = (tmp_path / 'kitti/test.txt').read_text().splitlines()
     assert len(lines) == 711 and lines[6] == 'images/test/000006.png 2'
-    VTAB1k = pytest.importorskip('mmpretrain') and importlib.import_module('mmprovpt.datasets.vtab1k').VTAB1k
-    assert len(VTAB1k(data_root=str(tmp_path), task='kitti', split='train800val200')) == 1000
+    pytest.importorskip('mmpretrain')
+    dataset = importlib.import_module('mmprovpt.datasets.vtab1k').VTAB1k
+    assert len(dataset(data_root=str(tmp_path), task='kitti', split='train800val200')) == 1000
     (tmp_path / 'kitti/val200.txt').unlink()
     assert tool.write('kitti', tmp_path, stand_in, 'there') == ['val200']
 
 
 def test_tool_says_what_to_install(tool, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'tensorflow', None)
+    monkeypatch.setitem(sys.modules, 'tensorflow', None)
     with pytest.raises(ConfigError, match='tensorflow is not installed\nwhat to do: pip install tensorflow'):
         tool.import_tfds()
+
+
+def test_tool_needs_neither_torch_nor_mmengine():
+    """TensorFlow may have to be in an environment of its own."""
+    code = ("import runpy, sys; sys.modules.update(dict.fromkeys(['torch', 'mmengine', 'mmpretrain', 'matplotlib'])); "
+            "sys.argv[1:] = ['--help']; runpy.run_path('tools/dataset_converters/vtab1k.py', run_name='__main__')")
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT,
+                            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert result.returncode == 0 and '--tfds-dir' in result.stdout, result.stderr

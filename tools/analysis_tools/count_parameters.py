@@ -12,8 +12,9 @@ from statistics import mean
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
+from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import count_config
-from mmprovpt.cli.setup import read_config, user_errors
+from mmprovpt.cli.user_errors import user_errors
 
 
 @user_errors()

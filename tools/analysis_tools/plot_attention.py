@@ -12,8 +12,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 
-from mmprovpt.cli.setup import build_model, user_errors
+from mmprovpt.cli.runner import build_model
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
+from mmprovpt.prompts import find_prompts
 from mmprovpt.visualization import attention_maps, plot_attention
 
 
@@ -29,9 +31,10 @@ def parse_args():
 def load_model(cfg, checkpoint):
     """The model in eval mode, on the CPU, with the checkpoint's weights only."""
     model = build_model(cfg)
-    backbone = getattr(model, 'backbone', None)
-    if not hasattr(backbone, 'prompts'):
-        raise ConfigError(f'the model of the config has no prompted backbone, but {type(backbone).__name__}')
+    try:
+        find_prompts(model)
+    except ValueError as error:
+        raise ConfigError(f'nothing to draw: {error}') from error
     weights = load_checkpoint(model, checkpoint, map_location='cpu')
     if not any(key.endswith('prompts.tokens') for key in weights.get('state_dict', weights)):
         raise ConfigError(f'{checkpoint} holds no prompts: those drawn would be random')

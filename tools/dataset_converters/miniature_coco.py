@@ -4,20 +4,11 @@
     python tools/dataset_converters/miniature_coco.py --out data/miniature
 """
 import argparse
-import importlib.util
 import signal
 import sys
 from pathlib import Path
 
-
-def load_miniature():
-    """Load `mmprovpt.datasets.miniature` alone: the package would import torch, for seconds."""
-    path = Path(__file__).resolve().parents[2] / 'mmprovpt/datasets/miniature.py'
-    spec = importlib.util.spec_from_file_location('miniature', path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from mmprovpt.datasets import build_miniature
 
 
 def show_progress(done, total):
@@ -43,7 +34,7 @@ def main():
     # Being terminated shall clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        written = load_miniature().build_miniature(
+        written = build_miniature(
             args.out, args.num_train, args.num_val, seed=args.seed, progress=show_progress)
     except (ValueError, FileExistsError) as error:
         sys.exit(f'error: {error}')

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from mmprovpt.cli.setup import user_errors
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.miniature_vtab import SPLITS, TASKS, draw, num_images
 from mmprovpt.datasets.write_vtab1k import WRITTEN, show_progress, write_task
 from mmprovpt.errors import ConfigError

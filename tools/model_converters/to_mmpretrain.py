@@ -6,7 +6,7 @@ The layout is recognised by the keys. The result is written only if mmpretrain g
 import argparse
 
 from mmprovpt.cli.convert_weights import convert, some
-from mmprovpt.cli.setup import user_errors
+from mmprovpt.cli.user_errors import user_errors
 
 
 def parse_args():

@@ -1,70 +1,18 @@
-"""What tools/train.py and tools/test.py share: options, and running configs for GPUs on CPU."""
-import argparse
+"""Models and Runners of configs for GPUs, on CPU too."""
 import atexit
-import json
-import os
 import os.path as osp
 import shutil
-import sys
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Optional
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 
 from mmprovpt.errors import ConfigError
 
-from .config import type_name
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--work-dir', help='the directory for logs and results')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-        help='override settings of the config; lists as key="[a,b]" or key=a,b, without spaces')
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-        help='job launcher')
-    # torch.distributed.launch passes it; torchrun sets the environment variable instead.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-
-
-def read_config(path, options: Optional[dict] = None) -> Config:
-    """A config file, with overrides (keys with dots).
-
-    Raises:
-        ConfigError: There is no such file, or it inherits from a package that is not installed.
-    """
-    if not osp.isfile(path):
-        raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
-    try:
-        cfg = Config.fromfile(path)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
-    cfg.merge_from_dict(options or {})
-    return cfg
-
-
-def load_config(args) -> Config:
-    """The config with command-line overrides.
-
-    Its work_dir is --work-dir, or else its own, or else work_dirs/<name of the file>.
-    """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
-    return cfg
+from .config_parts import type_name
 
 
 def build_model(cfg: Config) -> torch.nn.Module:
@@ -147,19 +95,3 @@ def sync_bn_to_bn(node) -> None:
     if isinstance(node, (list, tuple)):
         for value in node:
             sync_bn_to_bn(value)
-
-
-@contextmanager
-def user_errors():
-    """End the program with a message instead of a traceback for mistakes in configs and data."""
-    try:
-        yield
-    except ConfigError as error:
-        message = f'error: {error}'
-    except json.JSONDecodeError as error:
-        message = (f'error: an annotation file is corrupt ({error}): fetch or generate again what '
-                   'the ann_file keys of the config name')
-    else:
-        return
-    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
-    sys.exit(message if rank == '0' else 1)

@@ -1,5 +1,4 @@
-"""Where a config has prompts, backbones and hooks of relocation."""
-from typing import Dict, List, Optional
+"""The parts of a config that matter here: prompts, backbones and hooks of relocation."""
 
 HOOK = 'PromptRelocationHook'
 
@@ -10,12 +9,12 @@ def type_name(node: dict) -> str:
     return getattr(type_, '__name__', str(type_)).split('.')[-1]
 
 
-def find_hooks(cfg: dict) -> List[dict]:
+def find_hooks(cfg: dict) -> list[dict]:
     """The relocation hooks among a config's custom hooks."""
     return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) == HOOK]
 
 
-def find_prompts(node) -> Optional[dict]:
+def find_prompts_config(node) -> dict | None:
     """The first ``prompts=dict(type=...)`` in a model's config."""
     return next((found['prompts'] for found in _dicts(node).values()
                  if isinstance(found.get('prompts'), dict) and 'type' in found['prompts']), None)
@@ -26,13 +25,13 @@ def has_lora(model: dict) -> bool:
     return any(type_name(node) == 'LoRAModel' for node in _dicts(model).values())
 
 
-def find_backbones(model: dict) -> Dict[str, dict]:
+def find_backbones(model: dict) -> dict[str, dict]:
     """The backbones in a model's config, by their path with dots, such as ``'detector.backbone'``; outer ones first."""
     found = {path: node for path, node in _dicts(model).items() if path.split('.')[-1] == 'backbone' and 'type' in node}
     return dict(sorted(found.items(), key=lambda item: item[0].count('.')))
 
 
-def _dicts(node, path: str = '') -> Dict[str, dict]:
+def _dicts(node, path: str = '') -> dict[str, dict]:
     """All dicts in a node, itself included, by their path, in depth-first order."""
     found = {path: node} if isinstance(node, dict) else {}
     inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()

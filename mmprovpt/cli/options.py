@@ -1,0 +1,55 @@
+"""What is given on the command line, and the config that it makes."""
+import argparse
+import os
+import os.path as osp
+
+from mmengine.config import Config, DictAction
+
+from mmprovpt.errors import ConfigError
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share: work_dir, overrides and launcher."""
+    parser.add_argument('--work-dir', help='the directory for logs and results')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override settings of the config; lists as key="[a,b]" or key=a,b, without spaces')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+        help='job launcher')
+    # torch.distributed.launch passes it; torchrun sets the environment variable instead.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(path, options: dict | None = None) -> Config:
+    """A config file, with overrides (keys with dots).
+
+    Raises:
+        ConfigError: There is no such file, or it inherits from a package that is not installed.
+    """
+    if not osp.isfile(path):
+        raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
+    try:
+        cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
+    cfg.merge_from_dict(options or {})
+    return cfg
+
+
+def load_config(args) -> Config:
+    """The config with command-line overrides.
+
+    Its work_dir is --work-dir, or else its own, or else work_dirs/<name of the file>.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    return cfg
