@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmprovpt import inject_prompts
-from mmprovpt.cli.setup import build_runner
+from mmprovpt.cli.runner import build_runner
 from mmprovpt.hooks import PromptRelocationHook
 
 WARM_UP = 3  # iterations of a run that do not count

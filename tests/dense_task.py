@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from mmprovpt.cli.setup import sync_bn_to_bn
+from mmprovpt.cli.runner import sync_bn_to_bn
 
 ROOT = Path(__file__).parents[1]
 SMALL_VIT = dict(embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)

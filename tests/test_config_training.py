@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, load_checkpoint
 from test_configs import ALL, BASELINES, build, config, small_backbone
 
-from mmprovpt.cli.preflight import check_config
+from mmprovpt.cli.preflight import check_files
 from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.errors import ConfigError
 
@@ -135,5 +135,5 @@ def test_missing_weights_of_lora(root, tmp_path):
     """They are read at whatever the model is built for, but not to count."""
     cfg = localise(config('vtab1k', 'lora', 'kitti'), root, tmp_path)
     with pytest.raises(ConfigError, match='model.backbone.module.init_cfg.checkpoint = .*: no such file'):
-        check_config(cfg, ('test', ))
-    check_config(localise(config('vtab1k', 'full', 'kitti'), root, tmp_path), ('test', ))
+        check_files(cfg, ('test', ))
+    check_files(localise(config('vtab1k', 'full', 'kitti'), root, tmp_path), ('test', ))

@@ -17,8 +17,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from PIL import Image
 
+from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import count_config, count_trainable
-from mmprovpt.cli.setup import read_config
 from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
 from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
 

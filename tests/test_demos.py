@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from test_configs import differences
 
-from mmprovpt.cli.preflight import check_config
-from mmprovpt.cli.setup import build_runner
+from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.runner import build_runner
 from mmprovpt.datasets import build_miniature, miniature
 
 pytest.importorskip('mmdet')
@@ -83,7 +83,7 @@ class Snapshot(Hook):
 def test_one_iteration(name, root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     cfg = Config.fromfile(DEMO / f'{name}_provpt_digits.py')
-    check_config(cfg, ('train', 'val'))
+    check_files(cfg, ('train', 'val'))
     cfg.train_dataloader.batch_size = 8 if name == 'swin_mini' else 1
     end = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
     cfg.train_cfg.update({end: 1, 'val_interval': 1})

@@ -13,9 +13,9 @@ from test_configs import POLICY, differences
 from timm.models import load_checkpoint
 
 from mmprovpt.cli.convert_weights import convert
+from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import count_config
-from mmprovpt.cli.preflight import check_config
-from mmprovpt.cli.setup import read_config
+from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
 
 MASK_RCNN = ('', '_ms_crop_3x')
@@ -248,7 +248,7 @@ def test_learning_rates_of_setr(options, rate):
 def test_missing_data_and_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        check_config(config('setr_pup_vit_b_provpt_ade20k'))
+        check_files(config('setr_pup_vit_b_provpt_ade20k'))
     message = str(error.value)
     for line in ("train_dataloader.dataset.data_prefix.img_path = 'images/training': no such directory",
                  f'looked for: {tmp_path}/data/ade/ADEChallengeData2016/annotations/validation',

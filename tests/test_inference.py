@@ -11,7 +11,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmprovpt import tuned_state_dict
-from mmprovpt.cli.setup import build_model
+from mmprovpt.cli.runner import build_model
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = dict(type='StaticPrompts', num_tokens=2)

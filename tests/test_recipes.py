@@ -15,7 +15,7 @@ from mmengine.runner import load_checkpoint
 from PIL import Image
 
 from mmprovpt.cli.parameters import build_uninitialised, count_config
-from mmprovpt.cli.setup import adapt_to_cpu, build_runner
+from mmprovpt.cli.runner import adapt_to_cpu, build_runner
 from mmprovpt.hooks import PromptRelocationHook
 
 ROOT = Path(__file__).parents[1]

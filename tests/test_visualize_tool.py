@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmprovpt import tuned_state_dict
-from mmprovpt.cli.setup import sync_bn_to_bn
+from mmprovpt.cli.runner import sync_bn_to_bn
 from mmprovpt.datasets import build_miniature
 
 pytest.importorskip('mmdet')

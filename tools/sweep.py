@@ -22,7 +22,7 @@ from mmengine.config import DictAction
 from tqdm import tqdm
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
-from mmprovpt.cli.setup import user_errors
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import (
     BASE_LRS,

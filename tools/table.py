@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, List, NamedTuple, Optional
 
-from mmprovpt.cli.setup import user_errors
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
 from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS

@@ -19,8 +19,9 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
-from mmprovpt.cli.config import HOOK, find_hooks, find_prompts
-from mmprovpt.cli.setup import read_config, user_errors
+from mmprovpt.cli.config_parts import HOOK, find_hooks, find_prompts_config
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.hooks.find import find_pool
 
@@ -37,7 +38,7 @@ def read_task(path: str, options: Optional[dict] = None) -> Config:
         ConfigError: There is no such file, or it has no prompts or not one hook.
     """
     cfg = read_config(path, options)
-    if find_prompts(cfg.model) is None or find_hook(cfg) is None:
+    if find_prompts_config(cfg.model) is None or find_hook(cfg) is None:
         raise ConfigError(f'{path} must be a PRO-VPT config: with prompts=dict(...) in its model and one {HOOK} among '
                           'its custom_hooks')
     return cfg
@@ -69,14 +70,14 @@ def row_config(task: Config, row: str, seed: int, counts: List[int]) -> Config:
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     hook, prompts = find_hook(cfg), change.get('prompts', {})
     scaled = [round(count * prompts.get('scale', 1)) for count in counts]
-    find_prompts(cfg.model).num_tokens = scaled
+    find_prompts_config(cfg.model).num_tokens = scaled
     if change.relocation is None:
         cfg.custom_hooks.remove(hook)
         return cfg
     hook.update(change.relocation)
     moving = sum(scaled) * (1 - change.relocation.pruner.get('keep', 1))
     if prompts.get('spare', False):
-        moving = find_prompts(cfg.model).num_spare = sum(counts) - sum(scaled)
+        moving = find_prompts_config(cfg.model).num_spare = sum(counts) - sum(scaled)
     if moving:  # in the first half of the training, lest the last that come are never tuned
         hook.relocate_per_period = max(1, round(2 * moving / max(1, num_periods(cfg))))
     return cfg
@@ -112,7 +113,7 @@ def train(cfg: Config, folder: Path) -> dict:
     if done.returncode:
         raise ConfigError(f'training failed (exit status {done.returncode}); the end of {output}:\n'
                           + '\n'.join(output.read_text().splitlines()[-15:]))
-    start = list(find_prompts(cfg.model).num_tokens)
+    start = list(find_prompts_config(cfg.model).num_tokens)
     periods = _lines(folder, '*/relocations.jsonl')[-1:]  # a resumed run writes all of them anew
     periods = periods[0] if periods else []
     # Lines of training have a loss. A resumed run may have nothing left to do, so all files count.

@@ -20,7 +20,10 @@ class PromptedMMCVAttention(PromptedAttention):
             raise TypeError(f'{type(self).__name__} reads in_proj_weight of torch.nn.MultiheadAttention, but its attn is '
                             f'a {type(self.attn).__module__}.{type(self.attn).__name__} now, which may project otherwise. '
                             'LoRA and quantization of this attention: use the ViT of MMPretrain or timm')
-        return F.linear(rows, self.attn.in_proj_weight, self.attn.in_proj_bias)
+        return self._project(rows)
+
+    def _project(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias)
 
     def forward(self, query: Tensor, *args, identity: Optional[Tensor] = None, **kwargs) -> Tensor:
         """(B, N, C) to (B, N, C), the identity added; the block's prompts are additional keys and values.
@@ -33,7 +36,7 @@ class PromptedMMCVAttention(PromptedAttention):
         if given or not self.batch_first:
             raise ValueError(f'prompted {type(self).__name__} serves batch-first self-attention without masks and '
                              f'positions, but batch_first={self.batch_first} and it was given: {given}')
-        q, k, v = self.split(self.project_rows(query))
+        q, k, v = self.split(self._project(query))
         out = self.attend(q, k, v, q.shape[-1]**-0.5, dropout_p=self.attn.dropout if self.attn.training else 0.)
         out = self.attn.out_proj(out.transpose(1, 2).flatten(2))
         identity = query if identity is None else identity

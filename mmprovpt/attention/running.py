@@ -78,10 +78,14 @@ def current(prompts: nn.Module) -> Optional[Forward]:
     return record
 
 
-# The body runs uncompiled, what it calls is compiled again: owners become host tensors here, and nowhere else.
-@torch._dynamo.disable(recursive=False)
 def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
     """Call ``forward`` within a record of its own, or within that of the entry around it."""
+    # torch.export refuses what is disabled, and takes owners as constants anyway.
+    call = _enter if torch.compiler.is_exporting() else _enter_uncompiled
+    return call(prompts, forward, args, kwargs)
+
+
+def _enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
     if current(prompts) is not None:
         return forward(*args, **kwargs)
     outer = getattr(_here, 'record', None)
@@ -90,6 +94,10 @@ def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
         return forward(*args, **kwargs)
     finally:
         _here.record = outer
+
+
+# The body runs uncompiled, what it calls is compiled again: owners become host tensors here, and nowhere else.
+_enter_uncompiled = torch._dynamo.disable(_enter, recursive=False)
 
 
 def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:

@@ -9,8 +9,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
-from mmprovpt.files import write_atomically
 from mmprovpt.backbones import prompted_backbones, share_frozen, tuned_state_dict
+from mmprovpt.files import write_atomically
 from mmprovpt.registry import HOOKS
 
 from .find import require_replicas, unwrapped

@@ -7,9 +7,9 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from mmengine.config import Config
 
-from mmprovpt.cli.config import find_hooks, find_prompts, has_lora, type_name
-from mmprovpt.cli.preflight import check_config
-from mmprovpt.cli.setup import read_config
+from mmprovpt.cli.config_parts import find_hooks, find_prompts_config, has_lora, type_name
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
 
 from .trial import read_result, state_of
@@ -129,7 +129,7 @@ def search_trials(task: Config, folder: Path, base_lrs: Sequence[float] = BASE_L
                      options) for base in base_lrs for decay in weight_decays]
     if len({trial.name for trial in trials}) < len(trials):
         raise ConfigError(f'learning rates {list(base_lrs)} or weight decays {list(weight_decays)} repeat a value')
-    check_config(trials[0].cfg, ('train', 'val'))
+    check_files(trials[0].cfg, ('train', 'val'))
     return trials
 
 
@@ -142,7 +142,7 @@ def final_trials(task: Config, folder: Path, base_lr: float, weight_decay: float
     """
     trials = [_trial(task, folder / 'final' / f'seed_{seed}', 'final', base_lr, weight_decay, seed, options)
               for seed in range(seeds)]
-    check_config(trials[0].cfg, ('train', 'test'))
+    check_files(trials[0].cfg, ('train', 'test'))
     return trials
 
 
@@ -256,7 +256,7 @@ def summarise(task: Config, name: str, metric: str, search: Sequence[Trial], fin
 
 def method_of(task: Config) -> str:
     """How the papers call what a config trains."""
-    prompts, moves = find_prompts(task.model), bool(find_hooks(task))
+    prompts, moves = find_prompts_config(task.model), bool(find_hooks(task))
     if prompts is None:
         return 'LoRA' if has_lora(task.model) else 'Full'
     if not moves and not np.any(prompts.get('num_tokens', 1)):

@@ -98,7 +98,7 @@ def run_trial(folder: Path, phase: str, metric: str,
 
 
 def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
-    from mmprovpt.cli.setup import build_runner
+    from mmprovpt.cli.runner import build_runner
     cfg = Config.fromfile(folder.with_name(f'{folder.name}.py'))
     cfg.work_dir = str(folder)
     checkpoint = last_checkpoint(folder)

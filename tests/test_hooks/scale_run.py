@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from matrix import CASES, randomise  # noqa: E402
 
-from mmprovpt.cli.setup import build_runner  # noqa: E402
+from mmprovpt import inject_prompts  # noqa: E402
+from mmprovpt.cli.runner import build_runner  # noqa: E402
 from mmprovpt.errors import ConfigError  # noqa: E402
 from mmprovpt.hooks import PromptRelocationHook  # noqa: E402
 from mmprovpt.hooks.find import unwrapped  # noqa: E402
-from mmprovpt import inject_prompts  # noqa: E402
 
 GLOBAL_BATCH, ITERS, PERIOD, LR = 8, 8, 2, 0.01
 # What each run is: options of `config`.

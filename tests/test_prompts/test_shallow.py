@@ -5,9 +5,9 @@ import torch
 from matrix import CASES, KINDS, build, images, loss, outputs, randomise
 from torch import nn
 
+from mmprovpt import inject_prompts
 from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.hooks.find import find_pool
-from mmprovpt import inject_prompts
 from mmprovpt.prompts import ShallowPrompts
 
 SHALLOW = KINDS['shallow']
