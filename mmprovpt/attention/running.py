@@ -86,18 +86,22 @@ def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
 
 
 def _enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
-    if current(prompts) is not None:
-        return forward(*args, **kwargs)
     outer = getattr(_here, 'record', None)
-    _here.record = Forward(prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
+    _here.record = _record(prompts)
     try:
         return forward(*args, **kwargs)
     finally:
         _here.record = outer
 
 
-# The body runs uncompiled, what it calls is compiled again: owners become host tensors here, and nowhere else.
+# Owners become host tensors here, at the one place of a forward that is not compiled; what it calls is compiled again.
 _enter_uncompiled = torch._dynamo.disable(_enter, recursive=False)
+
+
+@torch._dynamo.disable
+def _record(prompts: nn.Module) -> Forward:
+    return current(prompts) or Forward(
+        prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
 
 
 def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:

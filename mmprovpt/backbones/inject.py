@@ -14,7 +14,7 @@ from mmprovpt.log import log
 from mmprovpt.prompts import FORMS, PromptSet
 
 from .adopt import adopt
-from .prompted import PromptedBackbone, PromptedTIMMModel, TIMMEntrance
+from .prompted import PromptedBackbone, PromptedModuleDict, PromptedTIMMModel, TIMMEntrance
 
 
 def inject_prompts(backbone: nn.Module, prompts: Union[dict, str]) -> PromptSet:
@@ -38,7 +38,8 @@ def inject_prompts(backbone: nn.Module, prompts: Union[dict, str]) -> PromptSet:
         raise ConfigError(f'{type(backbone).__name__} has prompts already')
     blocks = find_blocks(backbone)
     built = build_prompts(backbone, blocks, prompts)
-    adopt(backbone, PromptedTIMMModel if hasattr(type(backbone), 'forward_features') else PromptedBackbone)
+    adopt(backbone, PromptedTIMMModel if hasattr(type(backbone), 'forward_features')
+          else PromptedModuleDict if isinstance(backbone, nn.ModuleDict) else PromptedBackbone)
     own(backbone, blocks, built)
     return built
 

@@ -100,3 +100,11 @@ class PromptedBackbone(CompleteLoading, Entrance):
 
 class PromptedTIMMModel(PromptedBackbone, TIMMEntrance):
     """The same, of a timm model itself."""
+
+
+class PromptedModuleDict(PromptedBackbone):
+    """The same, of what timm makes with ``features_only``: it calls its children one after the other."""
+
+    def items(self):
+        """The children, without the prompts, which are no layer."""
+        return [(name, module) for name, module in super().items() if name != 'prompts']
