@@ -1,3 +1,5 @@
+from mmprovpt.kinds import Kinds
+
 from .adaptive import AdaptivePrompts
 from .frozen import tuned_state_dict
 from .inject import inject_prompts
@@ -5,4 +7,8 @@ from .prompt_set import PromptSet
 from .shallow import ShallowPrompts
 from .static import StaticPrompts
 
-__all__ = ['AdaptivePrompts', 'PromptSet', 'ShallowPrompts', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict']
+FORMS = Kinds('prompts')
+
+__all__ = [
+    'FORMS', 'AdaptivePrompts', 'PromptSet', 'ShallowPrompts', 'StaticPrompts', 'inject_prompts', 'tuned_state_dict'
+]

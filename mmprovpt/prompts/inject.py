@@ -146,6 +146,8 @@ def _build_pool(backbone: nn.Module, blocks: List[Block], prompts: dict) -> Prom
     prompts = dict(prompts)
     kinds = {name: kind for name, kind in MODELS.module_dict.items()
              if isinstance(kind, type) and issubclass(kind, PromptSet)}
+    from . import FORMS
+    kinds.update(FORMS)
     name = str(prompts.pop('type', None)).removeprefix('mmprovpt.')
     if name not in kinds:
         raise ValueError(f"prompts: type={name!r} is unknown; known types are {sorted(kinds)}, as in "

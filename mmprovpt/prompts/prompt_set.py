@@ -186,6 +186,10 @@ class PromptSet(nn.Module):
             rows = [torch.cat([row[row != self._guest], guest]) for row in rows]
         self._block_rows = [row if len(row) else None for row in rows]
 
+    def owners_changed(self) -> None:
+        """Say that somebody has written ``block_index``."""
+        self._index_rows()
+
     def __getstate__(self):
         # A copy (EMA's, a pickled one) is not what the observer observes.
         return dict(self.__dict__, observer=None)

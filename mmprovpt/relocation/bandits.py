@@ -4,9 +4,10 @@ import math
 import torch
 from torch import Tensor
 
-from .allocator import Allocator, Signals, block_signal, to_cpu
+from .allocator import ALLOCATORS, Allocator, Signals, need_logits, to_cpu
 
 
+@ALLOCATORS.register
 class UniformAllocator(Allocator):
     """Every block with the same probability: what any other allocator has to beat.
 
@@ -33,20 +34,9 @@ class UniformAllocator(Allocator):
         self.generator.set_state(to_cpu(state['generator']))
 
 
-class RetireAllocator(Allocator):
-    """No block gets the pruned prompt: it is taken out, for methods that only prune (001 Table 3, A and B).
-
-    Args:
-        num_blocks (int): Number of blocks L.
-    """
-
-    def act(self, state: Tensor, signals: Signals = None) -> int:
-        """-1, which is no block."""
-        return -1
-
-
+@ALLOCATORS.register
 class NeedAllocator(UniformAllocator):
-    r"""Grow where the gradient is largest, as RigL does for weights (METHOD § 4, `need`).
+    r"""Grow where the gradient is largest, as RigL does for weights (Evci et al. 2020).
 
     Blocks are drawn with probability proportional to :math:`G_j^{1/T}`, G being the signal
     ``need``: the mean over block j's prompts of :math:`\|\partial\mathcal L/\partial n\|^2`. It
@@ -73,7 +63,7 @@ class NeedAllocator(UniformAllocator):
 
     def act(self, state: Tensor, signals: Signals = None) -> int:
         """Draw a block by its signal; see the base class."""
-        logits = block_signal(signals, self.signals[0], self.num_blocks)
+        logits = need_logits(signals, self.num_blocks)
         if self.temperature == 0:
             return int(logits.argmax())
         probs = torch.softmax(logits / self.temperature, dim=0)
@@ -81,24 +71,9 @@ class NeedAllocator(UniformAllocator):
         return int(torch.multinomial(probs, 1, generator=self.generator))
 
 
-class VirtualAllocator(NeedAllocator):
-    r"""Go where opening the pruned prompt helps most at once (METHOD § 4, `virtual`).
-
-    The signal ``virtual`` is :func:`~mmprovpt.relocation.virtual_gain`, the first-order gain of the prompt in every
-    block, in standard deviations over blocks; a block is drawn with probability softmax(signal / T). It sees what the
-    prompt is worth on arrival, not after tuning (001 App. B, Discovery 3, warns of the difference).
-
-    Args:
-        num_blocks (int): Number of blocks L.
-        temperature (float): T >= 0; 0 is the argmax (the first of equals).
-        seed (int): Seed of its generator.
-    """
-
-    signals = ('virtual', )
-
-
+@ALLOCATORS.register
 class ThompsonAllocator(UniformAllocator):
-    r"""Thompson sampling in a Gaussian bandit over the blocks (001 Table 3, Alc1).
+    r"""Thompson sampling in a Gaussian bandit over the blocks (PRO-VPT Table 3, D and F).
 
     Block j has an unknown mean reward :math:`\mu_j \sim N(m, \kappa^2\sigma^2)`. A period that
     gave x_j prompts to each block j is rewarded :math:`r \sim N(x^\top\mu, \sigma^2)`, so the
