@@ -1,5 +1,4 @@
 import copy
-import json
 import os
 import socket
 import subprocess
@@ -12,19 +11,13 @@ from mmengine.hooks import Hook
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_hooks import toy_run
-from test_hooks.toy_run import LR, OVERFLOW, ToyModel, make_runner, relocation_hook
+from test_hooks.toy_run import LR, OVERFLOW, ToyModel, make_runner, read_rows, relocation_hook
 from torch import nn
 
 from mmprovpt.hooks import PromptRelocationHook
 from mmprovpt.relocation import IdlenessPruner, PPOAllocator, Relocator
 
-KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'reward', 'distribution']
-
-
-def read_rows(work_dir):
-    """Rows of the newest relocations.jsonl below a work directory."""
-    path = max(Path(work_dir).glob('*/relocations.jsonl'), key=os.path.getmtime)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'previous_reward', 'distribution']
 
 
 class Batches(Hook):
@@ -82,15 +75,13 @@ def slow_training(batches, period, accumulate=1):
             move = moves[0] if moves else None
             if last:
                 relocator.finish(mean)
-            if rows:
-                rows[-1]['reward'] = relocator.last_reward
             if move is not None:
                 model.prompts.relocate(move.prompt, move.target)
                 for grad in grads:  # half an update: what the old block asked for is forgotten
                     grad[index][move.prompt] = 0
             values = move or (None, ) * 4
             rows.append(dict(zip(KEYS, [
-                len(rows) + 1, step + 1, mean, *values, None,
+                len(rows) + 1, step + 1, mean, *values, relocator.last_reward,
                 model.prompts.distribution.tolist()])))
             losses, scores = [], []
     return model, rows
@@ -136,7 +127,7 @@ def test_equals_a_slow_training_loop(tmp_path, case):
 
 def test_a_run_without_the_hook_is_the_same_but_for_the_moves(tmp_path, monkeypatch):
     """Measuring changes nothing: with a pruner that never prunes, training is bit-identical."""
-    monkeypatch.setattr(IdlenessPruner, 'prune', lambda self, idleness, candidates: None)
+    monkeypatch.setattr(IdlenessPruner, 'prune', lambda self, idleness, eligible: None)
     for name, hook in (('with', dict()), ('without', None)):
         make_runner(tmp_path / name, hook).train()
     one, other = (torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False)['state_dict']
@@ -193,8 +184,8 @@ def test_checkpoint_state_is_plain(tmp_path):
     checkpoint = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
     torch.save(checkpoint['prompt_relocation'], tmp_path / 'state.pth')
     state = torch.load(tmp_path / 'state.pth', weights_only=True)
-    assert len(state['history']['rows']) == 2
-    assert state['idleness']['sums'][-2] == 6
+    assert state['session']['period'] == 2 and state['session']['version'] == 2
+    assert state['session']['criterion']['sums'][-2] == 6
 
 
 def test_checkpoint_of_a_run_without_the_hook_warns(tmp_path):
@@ -242,7 +233,7 @@ def test_an_overflow_is_dropped(tmp_path):
     rows = read_rows(tmp_path)
     assert all(row['loss'] is not None for row in rows)
     # The score is that of the other five iterations; the loss is that of all.
-    sums = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['prompt_relocation']['idleness']['sums']
+    sums = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['prompt_relocation']['session']['criterion']['sums']
     assert sums[-4:].isfinite().all() and sums[-3:].tolist() == [5, 5, 1]
     first = [b for b, bad in zip(batches.batches[:6], overflows) if not bad]
     _, expected = slow_training(first, period=5)
@@ -257,7 +248,7 @@ def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path, poison):
     runner.train()
     rows = read_rows(tmp_path)
     assert [row['prompt'] for row in rows] == [None] * 4
-    assert [row['reward'] for row in rows] == [None] * 4
+    assert [row['previous_reward'] for row in rows] == [None] * 4
     log, = tmp_path.glob('*/*.log')
     assert log.read_text().count('the period is skipped (1 iterations were not finite)') == 4
 
@@ -265,8 +256,8 @@ def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path, poison):
 def test_an_incomplete_last_period_gives_no_reward(tmp_path):
     make_runner(tmp_path, dict(interval=4, by_epoch=False), iters=10).train()
     rows = read_rows(tmp_path)
-    assert [row['iter'] for row in rows] == [4, 8]
-    assert rows[0]['reward'] is not None and rows[1]['reward'] is None
+    assert [row['iter'] for row in rows] == [4, 8]  # the third would have said what the second move was worth
+    assert rows[0]['previous_reward'] is None and rows[1]['previous_reward'] is not None
 
 
 def test_a_period_longer_than_training_does_nothing(tmp_path):
@@ -274,7 +265,7 @@ def test_a_period_longer_than_training_does_nothing(tmp_path):
     runner.train()
     assert not list(tmp_path.glob('*/relocations.jsonl'))
     assert runner.model.prompts.distribution.tolist() == [2, 2, 2]
-    assert list(tmp_path.glob('*/prompt_distribution.png'))
+    assert not list(tmp_path.glob('*/prompt_distribution.png'))
 
 
 def test_scalars_reach_tensorboard_and_the_log(tmp_path):
@@ -293,8 +284,7 @@ def test_scalars_reach_tensorboard_and_the_log(tmp_path):
         {row['iter']: row['idleness'] for row in rows if row['idleness'] is not None}, rel=1e-5)
     # A reward is known, and so logged, when the next period has closed.
     assert logged['reward'] == pytest.approx(
-        {late['iter']: row['reward'] for row, late in zip(rows, rows[1:])
-         if row['reward'] is not None}, rel=1e-5)
+        {row['iter']: row['previous_reward'] for row in rows if row['previous_reward'] is not None}, rel=1e-5)
     assert {'entropy', 'approx_kl', 'clip_fraction', 'explained_variance'} <= set(logged)
     log, = tmp_path.glob('*/*.log')
     assert log.read_text().count('Relocation, period ') == 6
@@ -310,41 +300,47 @@ def test_heat_map_is_drawn(tmp_path):
     assert str(path) in log.read_text()
 
 
-def started_hook(tmp_path, widths, **optimizer):
-    """A hook whose run has ended, so that the optimizer remembers something of every prompt."""
+def trained_session(tmp_path, widths, **optimizer):
+    """A session whose run has ended, so that the optimizer remembers something of every prompt."""
     runner = make_runner(tmp_path, dict(), model=ToyModel(widths), epochs=1,
                          optim_wrapper=dict(optimizer=dict(lr=LR, **optimizer)))
     runner.train()
     hook = relocation_hook(runner)
-    memory = runner.optim_wrapper.optimizer.state[hook._pool.tokens]
-    return hook, {k: v for k, v in memory.items() if v is not None and v.ndim == 2}
+    memory = runner.optim_wrapper.optimizer.state[hook.session.prompts.tokens]
+    return hook.session, {k: v for k, v in memory.items() if v is not None and v.ndim == 2}
 
 
 @pytest.mark.parametrize('optimizer', [dict(type='SGD', momentum=0.9),
                                        dict(type='AdamW', amsgrad=True)])
 def test_a_rewritten_row_loses_its_moments(tmp_path, optimizer):
-    hook, memory = started_hook(tmp_path, (4, 4, 6), **optimizer)
+    session, memory = trained_session(tmp_path, (4, 4, 6), **optimizer)
     assert len(memory) == (1 if optimizer['type'] == 'SGD' else 3)
     before = copy.deepcopy(memory)
-    tokens = hook._pool.tokens
+    tokens = session.prompts.tokens
     tokens.grad = torch.ones_like(tokens)
-    hook._move(0, 1)  # as wide: keeps all but the gradient it had in the old block
+    session.apply([(0, 1)])  # as wide: keeps all but the gradient it had in the old block
     assert all(torch.equal(memory[k], before[k]) for k in memory)
     assert tokens.grad[0].eq(0).all() and tokens.grad[1:].eq(1).all()
-    hook._move(1, 2)  # wider
+    session.apply([(1, 2)])  # wider
     for name, moment in memory.items():
         assert before[name][1].any() and not moment[1].any()
         rest = [0, 2, 3, 4, 5]
         assert torch.equal(moment[rest], before[name][rest])
-    assert hook._pool.distribution.tolist() == [0, 3, 3]
+    assert session.prompts.distribution.tolist() == [0, 3, 3]
 
 
 @pytest.mark.parametrize('hook,message', [
     (dict(interval=0), 'interval must be an int >= 1, but is 0'),
     (dict(interval=1.5), 'interval must be an int'),
-    (dict(pruner=dict(type='Pruner')), "unknown type 'Pruner'.*IdlenessPruner"),
+    (dict(pruner=dict(type='Pruner')), "type='Pruner' is unknown; known are .*IdlenessPruner"),
     (dict(pruner=dict(type='IdlenessPruner', criterion='x')), "criterion 'x'; known are taylor"),
-    (dict(allocator=dict(type='PPOAllocator', lr=1)), "no argument 'lr'; known are .*lr_actor"),
+    (dict(allocator=dict(type='PPOAllocator', lr=1)), 'no argument lr; known are .*lr_actor'),
+    (dict(allocator=dict(type='PPOAllocator', prior='need')), 'no prior any more: .*NeedAllocator'),
+    (dict(allocator=dict(type='VirtualAllocator')), 'no VirtualAllocator any more: .*use PPOAllocator'),
+    (dict(pruner=dict(type='ShrinkingPruner', keep=0.5)), 'no ShrinkingPruner any more: .*benchmarks.table3.ablations'),
+    (dict(draw_interval=0), 'no draw_interval any more: the picture is drawn after training'),
+    (dict(feature_stability=3), 'no feature_stability any more: benchmarks/feature_stability.py'),
+    (dict(draw=3), "no argument 'draw'"),
 ])
 def test_wrong_arguments_raise_when_built(hook, message):
     with pytest.raises(ValueError, match=message):
@@ -397,8 +393,8 @@ def test_hook_can_be_copied(tmp_path):
     copy.deepcopy(PromptRelocationHook())
     runner = make_runner(tmp_path, dict(), epochs=1)
     runner.train()
-    twin = copy.deepcopy(relocation_hook(runner))
-    assert twin.history.rows == relocation_hook(runner).history.rows
+    copied = copy.deepcopy(relocation_hook(runner)).session
+    assert copied.period == 1 and copied.prompts is not relocation_hook(runner).session.prompts
 
 
 def test_allocator_is_seeded_by_the_runner_or_its_own_config(tmp_path):
@@ -407,7 +403,7 @@ def test_allocator_is_seeded_by_the_runner_or_its_own_config(tmp_path):
         runner = make_runner(tmp_path / str(number), epochs=1,
                              hook=dict(allocator=dict(type='PPOAllocator', **allocator)))
         runner.train()
-        generators.append(relocation_hook(runner).relocator.allocator.generator.initial_seed())
+        generators.append(relocation_hook(runner).session.relocator.allocator.generator.initial_seed())
     assert generators == [3, 3, 4]
 
 
@@ -430,8 +426,8 @@ def test_two_processes(tmp_path):
     for equal in zip(*(torch.load(tmp_path / f'{rank}.pth') for rank in range(2))):
         for name in ('tokens', 'blocks', 'momentum'):
             assert torch.equal(equal[0][name], equal[1][name])
-        assert equal[1]['rows'] == []  # rank 0 alone keeps the books
-        assert len(equal[0]['rows']) == 5
-        assert any(row['from'] != row['to'] for row in equal[0]['rows'])
+    for name in ('equal', 'unequal'):
+        rows = read_rows(tmp_path / name)
+        assert len(rows) == 5 and any(row['from'] != row['to'] for row in rows)
     make_runner(tmp_path / 'single', dict(), epochs=5).train()
     assert_rows(read_rows(tmp_path / 'equal'), read_rows(tmp_path / 'single'))

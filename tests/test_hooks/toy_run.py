@@ -1,8 +1,10 @@
 """A tiny prompted model and its Runner; as a script, one process of a distributed run."""
+import json
 import os
 import random
 import sys
 import uuid
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -139,6 +141,12 @@ def relocation_hook(runner):
     return next(h for h in runner.hooks if type(h).__name__ == 'PromptRelocationHook')
 
 
+def read_rows(work_dir):
+    """Rows of the newest relocations.jsonl below a work directory; none without one."""
+    paths = sorted(Path(work_dir).glob('*/relocations.jsonl'), key=os.path.getmtime)
+    return [json.loads(line) for line in paths[-1].read_text().splitlines()] if paths else []
+
+
 DISTRIBUTED = dict(
     launcher='pytorch',
     cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)))
@@ -157,9 +165,9 @@ def main(folder):
                              epochs=5, **DISTRIBUTED, **extra)
         runner.train()
         hook = relocation_hook(runner)
-        momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
-        results.append(dict(tokens=hook._pool.tokens.data, blocks=hook._pool.block_index,
-                            momentum=momentum, rows=hook.history.rows))
+        prompts = hook.session.prompts
+        momentum = runner.optim_wrapper.optimizer.state[prompts.tokens]['momentum_buffer']
+        results.append(dict(tokens=prompts.tokens.data, blocks=prompts.block_index, momentum=momentum))
     torch.save(results, f'{folder}/{torch.distributed.get_rank()}.pth')
     os._exit(0)  # at the interpreter's end gloo's threads now and then abort it, when all has been written
 
