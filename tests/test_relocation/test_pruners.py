@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmprovpt.prompts import StaticPrompts
-from mmprovpt.relocation import CRITERIA, IdlenessPruner, RandomPruner
+from mmprovpt.relocation import CRITERIA, IdlenessPruner, RandomPruner, UniformAllocator
 from mmprovpt.relocation.relocator import policy_state
 
 SCORES = torch.tensor([-1.0, 0.2, 0.3, -5.0, 9.0])
@@ -26,6 +26,12 @@ def test_random_pruner_takes_every_owned_prompt_equally_often():
     assert counts.shape == (4, ), 'never the spare one'
     assert (counts / 2000 - 0.25).abs().max() < 0.04  # 4 standard deviations
     assert pruner.prune(SCORES, torch.zeros(0, dtype=torch.int64)) is None
+
+
+def test_random_prompts_go_to_any_block_though_the_allocator_has_the_same_seed():
+    pruner, allocator = RandomPruner(seed=3), UniformAllocator(4, seed=3)
+    pairs = {(pruner.prune(torch.zeros(8)), allocator.act(torch.zeros(12))) for _ in range(800)}
+    assert len(pairs) == 8 * 4
 
 
 def test_what_helps_stays():
