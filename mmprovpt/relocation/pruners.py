@@ -109,7 +109,7 @@ class RandomPruner(IdlenessPruner):
         super().__init__(criterion)
         # Another stream than an allocator of the same seed has: who draws first a prompt and then a block by the same
         # numbers sends each prompt to one and the same block, for both are remainders of them.
-        self.generator = torch.Generator().manual_seed(seed + 2**32)
+        self.generator = torch.Generator().manual_seed(seed ^ 2**31)  # of 32 bits
 
     def prune(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
         """Choose a prompt; arguments as for the base class. None only where none is eligible."""
