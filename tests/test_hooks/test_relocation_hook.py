@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from test_hooks.toy_run import LR, OVERFLOW, ToyModel, make_runner, read_rows, r
 from torch import nn
 
 from mmprovpt.hooks import PromptRelocationHook
-from mmprovpt.relocation import IdlenessPruner, PPOAllocator, Relocator
+from mmprovpt.relocation import IdlenessPruner, PPOAllocator, RelocationLog, Relocator
 
 KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'previous_reward', 'distribution']
 
@@ -387,6 +388,112 @@ def test_averaged_weights_follow_the_relocations(tmp_path):
     plain = make_runner(tmp_path / 'plain', dict())
     plain.train()
     assert read_rows(tmp_path) == read_rows(tmp_path / 'plain')
+
+
+def test_a_second_hook_is_refused(tmp_path):
+    runner = make_runner(tmp_path, dict(), hooks=[dict(type='mmprovpt.PromptRelocationHook')])
+    with pytest.raises(ValueError, match='more than one PromptRelocationHook, .*leave one'):
+        runner.train()
+
+
+def test_what_cannot_be_written_warns_and_ends_nothing(tmp_path, monkeypatch):
+    append = RelocationLog.append
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    def append_but_one(log, rows):
+        return full() if rows[0]['period'] == 2 else append(log, rows)
+
+    monkeypatch.setattr(RelocationLog, 'append', append_but_one)
+    monkeypatch.setattr('mmprovpt.visualization.plot_relocation', full)
+    runner = make_runner(tmp_path, dict(), hooks=[Broken()])
+    runner.train()
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    assert runner.epoch == 4 and relocation_hook(runner).session.period == 4
+    assert text.count('will lack period 2: [Errno 28]') == text.count('could not be drawn: [Errno 28]') == 1
+    assert text.count('could not be written: no network') == 4
+    assert [row['period'] for row in read_rows(tmp_path)] == [1, 3, 4]
+
+
+class Broken(Hook):
+    """A visualisation backend that fails."""
+
+    def before_train(self, runner):
+        add_scalars = runner.visualizer.add_scalars
+
+        def failing(scalars, **kwargs):
+            if 'train/relocation/loss' in scalars:
+                raise ConnectionError('no network')
+            add_scalars(scalars, **kwargs)
+
+        runner.visualizer.add_scalars = failing
+
+
+def test_the_log_is_appended_and_a_resumed_one_ends_at_the_checkpoint(tmp_path):
+    """It has the lines of the run before up to the checkpoint, as they were, and no more of them."""
+    with pytest.raises(KeyboardInterrupt):  # in epoch 3: three periods have closed, the checkpoint knows of two
+        make_runner(tmp_path, dict(), hooks=[Kill(19)], epochs=6).train()
+    log, = tmp_path.glob('*/relocations.jsonl')
+    lines = log.read_text().splitlines(keepends=True)
+    assert [json.loads(line)['period'] for line in lines] == [1, 2, 3]
+    log.write_text(lines[0].replace('"iter": 6', '"iter": 7') + ''.join(lines[1:]) + '{"period": 4, "it')
+    make_runner(tmp_path, dict(), resume=True, epochs=6).train()
+    rows = read_rows(tmp_path)
+    assert [row['iter'] for row in rows] == [7, 12, 18, 24, 30, 36]
+    assert log.read_text().endswith('"it'), 'the old file is whose it was'
+
+
+def test_a_resumed_run_without_the_log_of_the_run_before(tmp_path):
+    make_runner(tmp_path, dict(), epochs=3).train()
+    next(tmp_path.glob('*/relocations.jsonl')).unlink()
+    make_runner(tmp_path, dict(), resume=True, epochs=5).train()
+    assert [row['period'] for row in read_rows(tmp_path)] == [3, 4, 5]
+    assert any('will begin with period 3' in log.read_text() for log in tmp_path.glob('*/*.log'))
+
+
+def old_checkpoint(path, rows):
+    """Rewrite the state of relocation as releases before the session wrote it."""
+    checkpoint = torch.load(path, weights_only=False)
+    state = checkpoint['prompt_relocation']
+    session = state['session']
+    rows = [dict({key: value for key, value in row.items() if key != 'previous_reward'}, reward=None) for row in rows]
+    checkpoint['prompt_relocation'] = dict(
+        boundary=state['boundary'], idleness=session['criterion'], loss=session['loss'], features=None,
+        relocator=session['relocator'], history=dict(initial=[2, 2, 2], rows=rows))
+    torch.save(checkpoint, path)
+
+
+def test_checkpoints_of_earlier_releases_resume(tmp_path):
+    make_runner(tmp_path / 'whole', dict(), epochs=6).train()
+    make_runner(tmp_path / 'part', dict(), epochs=3).train()
+    whole, part = read_rows(tmp_path / 'whole'), read_rows(tmp_path / 'part')[:2]
+    old_checkpoint(tmp_path / 'part' / 'epoch_3.pth', part)
+    make_runner(tmp_path / 'part', dict(), resume=True, epochs=6).train()
+    rows = read_rows(tmp_path / 'part')
+    for row, expected in zip(rows, whole):
+        assert row == dict(expected, previous_reward=row['previous_reward'])
+    assert [row['previous_reward'] for row in rows[2:]] == [row['previous_reward'] for row in whole[2:]]
+    assert len(rows) == 6
+
+
+def test_another_allocator_on_resume_is_named(tmp_path):
+    make_runner(tmp_path, dict(), epochs=2).train()
+    other = dict(allocator=dict(type='ThompsonAllocator'))
+    with pytest.raises(ValueError, match='with the allocator PPOAllocator, but this one has ThompsonAllocator'):
+        make_runner(tmp_path, other, resume=True, epochs=3).train()
+
+
+def test_checkpoints_do_not_grow(tmp_path):
+    """Per period there is one more line in the log, and nothing else."""
+    make_runner(tmp_path, dict(interval=1, by_epoch=False), iters=120,
+                checkpoint=dict(interval=30, by_epoch=False, max_keep_ckpts=-1)).train()
+    sizes = []
+    for iteration in (30, 120):
+        state = torch.load(tmp_path / f'iter_{iteration}.pth', weights_only=False)['prompt_relocation']
+        torch.save(state, tmp_path / 'state.pth')
+        sizes.append((tmp_path / 'state.pth').stat().st_size)
+    assert abs(sizes[1] - sizes[0]) < 200 and len(read_rows(tmp_path)) == 120
 
 
 def test_hook_can_be_copied(tmp_path):
