@@ -32,7 +32,7 @@ def block_features(backbone: nn.Module, images: Tensor) -> List[Tensor]:
 
     # A block has the norm behind which its attention reads prompts.
     names = 'norm1', 'ln1'
-    blocks = [module for module in backbone.modules()
+    blocks = [module for module in list(backbone.modules())[1:]
               if any(isinstance(getattr(module, name, None), nn.LayerNorm) for name in names)]
     handles = [block.register_forward_hook(record) for block in blocks]
     training = backbone.training
