@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mmprovpt.prompts import PromptSet
-from mmprovpt.relocation import ALLOCATORS, build
+from mmprovpt.relocation import ALLOCATORS
 from mmprovpt.relocation.allocator import Allocator
 
 from .config import find_backbones, find_hooks, type_name
@@ -20,8 +20,8 @@ def count_trainable(model: nn.Module, allocator: Optional[Allocator] = None) -> 
 
     Args:
         model: Any model, with or without prompts; may be wrapped for distributed training.
-        allocator: Whose networks are trained beside it, e.g. ``hook.relocator.allocator``: 13,901 numbers for PPO at 12
-            blocks, none for bandits.
+        allocator: Whose networks are trained beside it, e.g. ``session.relocator.allocator``: 13,901 numbers for PPO at
+            12 blocks, none for bandits.
     """
     model = model.module if is_model_wrapper(model) else model
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -38,7 +38,7 @@ def count_config(cfg: Config) -> int:
         return count_trainable(model)
     pool = next(module for module in model.modules() if isinstance(module, PromptSet))
     allocator = hooks[0].get('allocator', dict(type='PPOAllocator'))
-    return count_trainable(model, build(allocator, ALLOCATORS, num_blocks=pool.num_blocks, seed=0))
+    return count_trainable(model, ALLOCATORS.build(allocator, num_blocks=pool.num_blocks, seed=0))
 
 
 def build_uninitialised(cfg: Config) -> nn.Module:

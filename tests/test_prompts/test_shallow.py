@@ -6,7 +6,7 @@ from matrix import CASES, KINDS, build, images, loss, outputs, randomise
 from torch import nn
 
 from mmprovpt.cli.parameters import count_trainable
-from mmprovpt.hooks.find import find_pool
+from mmprovpt.hooks.find import find_prompts
 from mmprovpt.prompts import ShallowPrompts, inject_prompts
 
 SHALLOW = KINDS['shallow']
@@ -108,4 +108,4 @@ def test_mistakes(options, error, message):
 ])
 def test_relocation_hook_needs_something_to_relocate(prompts, message):
     with pytest.raises(ValueError, match=message):
-        find_pool(build(CASES['mmpretrain-vit'], prompts))
+        find_prompts(build(CASES['mmpretrain-vit'], prompts))
