@@ -4,6 +4,7 @@ from typing import Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..kinds import Kinds
 
 ALLOCATORS = Kinds('allocator')
@@ -33,7 +34,7 @@ class Allocator:
         diagnostics (dict[str, float]): Scalars to be logged.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     signals: Tuple[str, ...] = ()
@@ -41,7 +42,7 @@ class Allocator:
 
     def __init__(self, num_blocks: int) -> None:
         if num_blocks < 1:
-            raise ValueError(f'num_blocks must be at least 1, but is {num_blocks}')
+            raise ConfigError(f'num_blocks must be at least 1, but is {num_blocks}')
         self.num_blocks = num_blocks
         self.diagnostics: Dict[str, float] = {}
 
@@ -77,11 +78,11 @@ class Allocator:
         """Continue from a ``state_dict()``, whatever device its tensors were mapped to.
 
         Raises:
-            ValueError: It is about another number of blocks.
+            ConfigError: It is about another number of blocks.
         """
         if state['num_blocks'] != self.num_blocks:
-            raise ValueError(f'the policy was trained for {state["num_blocks"]} blocks, '
-                             f'but the model has {self.num_blocks}')
+            raise ConfigError(f'the policy was trained for {state["num_blocks"]} blocks, '
+                              f'but the model has {self.num_blocks}')
 
 
 def need_logits(signals: Signals, num_blocks: int) -> Tensor:

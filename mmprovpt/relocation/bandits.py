@@ -4,6 +4,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from .allocator import ALLOCATORS, Allocator, Signals, need_logits, to_cpu
 
 
@@ -50,7 +51,7 @@ class NeedAllocator(UniformAllocator):
         seed (int): Seed of its generator.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     signals = ('need', )
@@ -58,7 +59,7 @@ class NeedAllocator(UniformAllocator):
     def __init__(self, num_blocks: int, temperature: float = 1.0, seed: int = 0) -> None:
         super().__init__(num_blocks, seed)
         if not 0 <= temperature < math.inf:
-            raise ValueError(f'temperature must be in [0, inf), but is {temperature}')
+            raise ConfigError(f'temperature must be in [0, inf), but is {temperature}')
         self.temperature = temperature
 
     def act(self, state: Tensor, signals: Signals = None) -> int:
@@ -91,7 +92,7 @@ class ThompsonAllocator(UniformAllocator):
         seed (int): Seed of its generator.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     def __init__(self,
@@ -101,9 +102,9 @@ class ThompsonAllocator(UniformAllocator):
                  seed: int = 0) -> None:
         super().__init__(num_blocks, seed)
         if not 0 < prior_scale < math.inf:
-            raise ValueError(f'prior_scale must be in (0, inf), but is {prior_scale}')
+            raise ConfigError(f'prior_scale must be in (0, inf), but is {prior_scale}')
         if not 0 < decay <= 1:
-            raise ValueError(f'decay must be in (0, 1], but is {decay}')
+            raise ConfigError(f'decay must be in (0, 1], but is {decay}')
         self.prior_scale = prior_scale
         self.decay = decay
         # Sufficient statistics of the periods: Σ x xᵀ, Σ x r, and Σ of (1, r²).

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .allocator import ALLOCATORS, Allocator, Signals, to_cpu
 
 
@@ -74,7 +75,7 @@ class PPOAllocator(Allocator):
         seed (int): Seed of initialisation and sampling. The global generators are not touched.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     removed = dict.fromkeys(
@@ -97,11 +98,11 @@ class PPOAllocator(Allocator):
         super().__init__(num_blocks)
         for name, value in dict(horizon=horizon, epochs=epochs, hidden=hidden).items():
             if value < 1:
-                raise ValueError(f'{name} must be at least 1, but is {value}')
+                raise ConfigError(f'{name} must be at least 1, but is {value}')
         if not 0 <= gamma <= 1:
-            raise ValueError(f'gamma must be in [0, 1], but is {gamma}')
+            raise ConfigError(f'gamma must be in [0, 1], but is {gamma}')
         if not 0 <= reward_decay < 1:
-            raise ValueError(f'reward_decay must be in [0, 1), but is {reward_decay}')
+            raise ConfigError(f'reward_decay must be in [0, 1), but is {reward_decay}')
         self.gamma = gamma
         self.clip = clip
         self.horizon = horizon

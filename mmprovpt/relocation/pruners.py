@@ -4,6 +4,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..kinds import Kinds
 from .criteria import CRITERIA
 
@@ -14,9 +15,9 @@ PRUNERS.gone.update(dict.fromkeys(
 
 
 def check_criterion(criterion: str) -> None:
-    """Raise ValueError, naming the known ones, if there is no such criterion."""
+    """Raise ConfigError, naming the known ones, if there is no such criterion."""
     if criterion not in CRITERIA:
-        raise ValueError(f'unknown criterion {criterion!r}; known are {", ".join(CRITERIA)}')
+        raise ConfigError(f'unknown criterion {criterion!r}; known are {", ".join(CRITERIA)}')
 
 
 @PRUNERS.register
@@ -35,17 +36,17 @@ class IdlenessPruner:
             which cost more (see ``mmprovpt.relocation.CRITERIA``).
 
     Raises:
-        ValueError: The criterion is unknown, or a number is out of its range.
+        ConfigError: The criterion is unknown, or a number is out of its range.
     """
 
     def __init__(self, criterion: str = 'gate_fisher', verify_top: int = 0, verify_batches: int = 2,
                  score_interval: Optional[int] = None) -> None:
         check_criterion(criterion)
         if score_interval is not None and score_interval < 1:
-            raise ValueError(f'score_interval must be at least 1, but is {score_interval}')
+            raise ConfigError(f'score_interval must be at least 1, but is {score_interval}')
         if verify_top < 0 or verify_batches < 1:
-            raise ValueError(f'verify_top must be at least 0 and verify_batches at least 1, but they are {verify_top} '
-                             f'and {verify_batches}')
+            raise ConfigError(f'verify_top must be at least 0 and verify_batches at least 1, but they are {verify_top} '
+                              f'and {verify_batches}')
         self.criterion = criterion
         self.verify_top = verify_top
         self.verify_batches = verify_batches
@@ -102,7 +103,7 @@ class RandomPruner(IdlenessPruner):
         seed (int): Seed of its generator.
 
     Raises:
-        ValueError: The criterion is unknown.
+        ConfigError: The criterion is unknown.
     """
 
     def __init__(self, criterion: str = 'gate_fisher', seed: int = 0) -> None:

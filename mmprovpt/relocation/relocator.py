@@ -200,11 +200,11 @@ class Relocator:
         """Continue from a ``state_dict()``.
 
         Raises:
-            ValueError: It is about another number of blocks.
+            ConfigError: It is about another number of blocks.
         """
         if state['num_blocks'] != self.num_blocks:
-            raise ValueError(f'the relocation state is about {state["num_blocks"]} blocks, '
-                             f'but the model has {self.num_blocks}')
+            raise ConfigError(f'the relocation state is about {state["num_blocks"]} blocks, '
+                              f'but the model has {self.num_blocks}')
         self.pruner.load_state_dict(state['pruner'])
         self.baseline.load_state_dict(state['baseline'])
         self.allocator.load_state_dict(state['allocator'])
