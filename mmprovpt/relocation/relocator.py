@@ -131,7 +131,7 @@ class Relocator:
             self.allocator.forget()
             return []
         scores, free = idleness, torch.ones(len(idleness), dtype=torch.bool)
-        if verified:
+        if verified is not None:
             scores, free = idleness.clone(), torch.zeros_like(free)
             for prompt, score in verified.items():
                 scores[prompt], free[prompt] = score, True

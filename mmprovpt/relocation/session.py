@@ -230,7 +230,8 @@ class RelocationSession:
 
         Args:
             verified (dict, optional): True idleness, in units of the loss, by number of a prompt of ``candidates()``;
-                only these may move then. Those that are not finite are left out.
+                only these may move then, and of them those whose idleness is finite. Empty or None: the estimate
+                decides.
 
         Returns:
             Period or None: What happened, on rank 0; None on other ranks, and where nothing had been measured.
@@ -274,7 +275,9 @@ class RelocationSession:
         return self.criterion.compute()[2] + self.criterion.num_dropped > 0
 
     def _close(self, verified: Optional[Dict[int, float]]) -> Period:
-        verified = {prompt: score for prompt, score in (verified or {}).items() if math.isfinite(score)}
+        verified = verified or None
+        if verified:
+            verified = {prompt: score for prompt, score in verified.items() if math.isfinite(score)}
         loss, _ = self.loss.compute()
         moves = self.relocator.step(
             loss, self.criterion.compute()[0], self.prompts.block_index, self._signals(), verified)

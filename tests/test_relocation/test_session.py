@@ -202,6 +202,8 @@ def test_only_candidates_that_were_verified_move():
     assert truth.shape == (3, ) and truth.abs().max() > 0
     move, = loop.session.close_period({candidates[0]: -0.5, candidates[1]: 0.25, candidates[2]: math.nan}).moves
     assert (move.prompt, move.idleness) == (candidates[1], 0.25)
+    loop.train()
+    assert loop.session.close_period({candidates[0]: math.nan}).moves == []
     assert Loop(**IDLEST).session.candidates() == []
 
 
