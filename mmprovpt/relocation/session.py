@@ -275,12 +275,10 @@ class RelocationSession:
         return self.criterion.compute()[2] + self.criterion.num_dropped > 0
 
     def _close(self, verified: Optional[Dict[int, float]]) -> Period:
-        verified = verified or None
-        if verified:
-            verified = {prompt: score for prompt, score in verified.items() if math.isfinite(score)}
+        finite = {prompt: score for prompt, score in verified.items() if math.isfinite(score)} if verified else None
         loss, _ = self.loss.compute()
         moves = self.relocator.step(
-            loss, self.criterion.compute()[0], self.prompts.block_index, self._signals(), verified)
+            loss, self.criterion.compute()[0], self.prompts.block_index, self._signals(), finite)
         return self._period(loss, moves, self.relocator.last_reward)
 
     def _signals(self) -> Signals:
