@@ -53,7 +53,7 @@ class PromptedClassifier(BaseModel):
     def __init__(self, backbone):
         super().__init__()
         self.backbone = timm.create_model(**CASES[backbone].cfg, num_classes=0)
-        inject_prompts(self.backbone, dict(type='StaticPrompts', num_tokens=3, dropout=0., carry='project'))
+        inject_prompts(self.backbone, dict(type='StaticPrompts', num_tokens=3, dropout=0.))
         randomise(self.backbone)
         generator = torch.Generator().manual_seed(1)
         tokens = self.backbone.prompts.tokens

@@ -26,12 +26,12 @@ OVERFLOW = 1e3  # a poison whose loss is finite, but not its gradient once it is
 class ToyModel(BaseModel):
     """Residual blocks that read their prompts, and a trained head; with dropout where it is ``noisy``."""
 
-    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, num_spare=0, noisy=False):
+    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, noisy=False):
         super().__init__()
         self.noisy = noisy
         generator = torch.Generator().manual_seed(seed)
         self.prompts = StaticPrompts(num_tokens, patch_fan_in=12, dropout=0., widths=widths,
-                                     carry='reinit', num_spare=num_spare)
+                                     carry='reinit')
         for width, rows in zip(self.prompts.widths, range(len(widths))):
             self.register_buffer(f'read_{rows}', torch.randn(width, 6, generator=generator))
         with torch.no_grad():

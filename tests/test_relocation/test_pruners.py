@@ -51,9 +51,9 @@ def test_state_leaves_out_what_no_block_owns():
 
 @pytest.mark.parametrize('criterion, interval', [('taylor', 1), ('taylor_norm', 1), ('gate', 4), ('gate_fisher', 4)])
 def test_gates_are_scored_less_often(criterion, interval):
-    pool = StaticPrompts(2, patch_fan_in=12, widths=(4, 4))
-    assert CRITERIA[criterion](pool, IdlenessPruner(criterion).score_interval).score_interval == interval
-    assert CRITERIA[criterion](pool, IdlenessPruner(criterion, score_interval=2).score_interval).score_interval == 2
+    prompts = StaticPrompts(2, patch_fan_in=12, widths=(4, 4))
+    assert CRITERIA[criterion](prompts, IdlenessPruner(criterion).score_interval).score_interval == interval
+    assert CRITERIA[criterion](prompts, IdlenessPruner(criterion, score_interval=2).score_interval).score_interval == 2
 
 
 def test_bad_score_interval():
