@@ -26,16 +26,16 @@ TOP = 5
 
 def scores(model, x, y, criterion, batch=64):
     """(N,) mean score over one epoch of gradients, without training."""
-    idleness = CRITERIA[criterion](model.pool, score_interval=1)
+    measured = CRITERIA[criterion](model.prompts, score_interval=1)
     model.train()
     for xs, ys in zip(x.split(batch), y.split(batch)):
-        idleness.begin()
+        measured.begin()
         loss = model.loss(xs, ys)
         loss.backward()
-        idleness.update(loss)
-    idleness.close()
+        measured.update(loss)
+    measured.close()
     model.zero_grad()
-    return idleness.compute()[0]
+    return measured.compute()[0]
 
 
 def compare(score, truth, verified):
@@ -67,15 +67,15 @@ def run(args, seed, bar):
         warm.zero_grad()
         torch.nn.functional.cross_entropy(model.head(features), y).backward()
         warm.step()
-    everything = range(len(model.pool.tokens))
+    everything = range(len(model.prompts.tokens))
     for done in range(max(args.epochs) + 1):
         if done in (0, *args.epochs):
-            truth = true_idleness(model.pool, everything, lambda: model.evaluate(x[:256], y[:256])[0])
+            truth = true_idleness(model.prompts, everything, lambda: model.evaluate(x[:256], y[:256])[0])
             given = {name: scores(model, x, y, name) for name in CRITERIA}
-            nominated = sorted({k for score in given.values() for k in score.topk(TOP).indices.tolist()})
+            candidates = sorted({k for score in given.values() for k in score.topk(TOP).indices.tolist()})
             check = torch.full_like(truth, float('nan'))
-            check[nominated] = true_idleness(
-                model.pool, nominated, lambda: model.evaluate(x[256:384], y[256:384])[0])
+            check[candidates] = true_idleness(
+                model.prompts, candidates, lambda: model.evaluate(x[256:384], y[256:384])[0])
             for name, score in given.items():
                 results[done, name] = compare(score, truth, check)
             results[done, 'best'] = float(truth.max())

@@ -11,51 +11,33 @@ may share the work (--shard i/n). The table is of what is there.
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List
+from typing import List
 
 import torch
 from fashion_task import Classifier, add_options, load, optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmprovpt.datasets.miniature_vtab import TASKS
-from mmprovpt.relocation import (
-    CRITERIA,
-    IdlenessPruner,
-    NeedAllocator,
-    PPOAllocator,
-    RandomPruner,
-    Relocator,
-    ThompsonAllocator,
-    UniformAllocator,
-    VirtualAllocator,
-    true_idleness,
-    virtual_gain,
-)
+from mmprovpt.relocation import RelocationSession, true_idleness
 
 DECAY = 0.95  # per iteration, of the averaged parameters that are tested
 SETTING = ('task', 'start', 'epochs', 'interval', 'begin', 'end', 'momentum')
-HELD = 64  # images of a verification, and of a virtual gain
+HELD = 64  # images of a verification
 
-
-def fisher(verify_top: int = 0) -> IdlenessPruner:
-    return IdlenessPruner('gate_fisher', verify_top, score_interval=1)
-
-
-def verified() -> IdlenessPruner:
-    return fisher(verify_top=3)
-
-
-# name -> (pruner, allocator) of a run with L blocks and a seed, or None: nothing moves
+RANDOM, PAPER = dict(type='RandomPruner'), dict(type='IdlenessPruner', criterion='taylor')
+FISHER = dict(type='IdlenessPruner', criterion='gate_fisher', score_interval=1)
+VERIFIED = dict(FISHER, verify_top=3)
+UNIFORM, PPO = dict(type='UniformAllocator'), dict(type='PPOAllocator')
+# name -> pruner and allocator, or None: nothing moves
 METHODS = dict(
     static=None,
-    random=lambda blocks, seed: (RandomPruner(seed=seed), UniformAllocator(blocks, seed=seed)),
-    verified_random=lambda blocks, seed: (verified(), UniformAllocator(blocks, seed=seed)),
-    paper=lambda blocks, seed: (IdlenessPruner('taylor'), PPOAllocator(blocks, seed=seed)),
-    fisher_ppo=lambda blocks, seed: (fisher(), PPOAllocator(blocks, seed=seed)),
-    verified_ppo=lambda blocks, seed: (verified(), PPOAllocator(blocks, seed=seed)),
-    verified_need=lambda blocks, seed: (verified(), NeedAllocator(blocks, seed=seed)),
-    verified_virtual=lambda blocks, seed: (verified(), VirtualAllocator(blocks, seed=seed)),
-    verified_thompson=lambda blocks, seed: (verified(), ThompsonAllocator(blocks, seed=seed)),
-    verified_prior=lambda blocks, seed: (verified(), PPOAllocator(blocks, prior='need', seed=seed)),
+    random=(RANDOM, UNIFORM),
+    verified_random=(VERIFIED, UNIFORM),
+    paper=(PAPER, PPO),
+    fisher_ppo=(FISHER, PPO),
+    verified_ppo=(VERIFIED, PPO),
+    verified_need=(VERIFIED, dict(type='NeedAllocator')),
+    verified_thompson=(VERIFIED, dict(type='ThompsonAllocator')),
 )
 
 # Distributions to begin with. A third of the blocks has all prompts: is there something to be won, and who finds it?
@@ -72,19 +54,19 @@ class Run:
         self.x, self.y = (t.to(args.device) for t in load(args.data, 'train', 1000, seed, args.task))
         self.test = [t.to(args.device) for t in load(args.data, 'test', 2000, task=args.task)]
         self.model = Classifier(args.weights, STARTS[args.start]).to(args.device)
-        self.pool = self.model.pool
+        self.prompts = self.model.prompts
         self.optim = optimizer(self.model)
         self.args, self.method, self.seed = args, method, seed
         self.moves: List[tuple] = []
         self.losses: List[float] = []
         # At a constant learning rate the last iterate is noisy (a point or two from one epoch to the next).
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.average = [p.detach().clone() for p in self.trained]
-        self.relocator = self.idleness = None
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+        self.average.update_parameters(self.model)  # the first one copies
+        self.session = None
         if METHODS[method] is not None:
-            pruner, allocator = METHODS[method](self.pool.num_blocks, seed)
-            self.relocator = Relocator(self.pool.num_blocks, pruner, allocator)
-            self.idleness = CRITERIA[pruner.criterion](self.pool, pruner.score_interval)
+            pruner, allocator = METHODS[method]
+            self.session = RelocationSession(
+                self.prompts, self.optim, pruner, allocator, seed=seed, averages=[self.average])
 
     def batches(self):
         for _ in range(self.args.epochs):
@@ -94,63 +76,42 @@ class Run:
         self.model.train()
         batches = list(self.batches())
         for done, index in enumerate(batches, 1):
-            if self.idleness is not None:
-                self.idleness.begin()
+            if self.session is not None:
+                self.session.begin_iteration()
             loss = self.model.loss(self.x[index], self.y[index])
             loss.backward()
+            if self.session is not None:
+                self.session.end_iteration(loss)
             self.optim.step()
             self.optim.zero_grad()
             self.losses.append(float(loss.detach()))
-            for average, now in zip(self.average, self.trained):
-                average.lerp_(now.detach(), 1 - DECAY)
-            if self.idleness is not None:
-                self.idleness.update(loss)
-                # What moves last would never be tuned.
-                if done % self.args.interval == 0 and self.args.begin <= done < min(self.args.end, len(batches)):
-                    self.relocate()
+            self.average.update_parameters(self.model)
+            # What moves last would never be tuned.
+            if (self.session is not None and done % self.args.interval == 0
+                    and self.args.begin <= done < min(self.args.end, len(batches))):
+                self.relocate()
 
     def relocate(self) -> None:
-        scores, loss, _ = self.idleness.compute()
-        need = self.idleness.need(self.pool.block_index, self.pool.num_blocks)
-        checked: Dict[int, float] = {}
-        top = self.relocator.pruner.verify_top
         chosen = torch.randperm(len(self.x), generator=self.held)[:HELD]
-        if top:
-            prompts = scores.topk(top).indices.tolist()
-            truth = true_idleness(
-                self.pool, prompts, lambda: self.model.evaluate(self.x[chosen], self.y[chosen])[0])
-            checked = dict(zip(prompts, truth.tolist()))
-
-        def signals(prompt) -> Dict[str, torch.Tensor]:
-            if 'virtual' not in self.relocator.allocator.signals:
-                return dict(need=need)
-            if prompt is None:
-                return dict(virtual=torch.full((self.pool.num_blocks, ), float('nan')))
-            self.model.eval()
-            gains = virtual_gain(self.pool, prompt, [lambda: self.model.loss(self.x[chosen], self.y[chosen])])
-            self.model.train()
-            return dict(virtual=gains)
-
-        for move in self.relocator.step(loss, scores, self.pool.block_index, signals, checked):
-            self.pool.relocate(move.prompt, move.target)
+        candidates = self.session.candidates()
+        truth = true_idleness(
+            self.prompts, candidates, lambda: self.model.evaluate(self.x[chosen], self.y[chosen])[0])
+        for move in self.session.close_period(dict(zip(candidates, truth.tolist()))).moves:
             if self.args.momentum == 'zero':
-                for value in self.optim.state[self.pool.tokens].values():
-                    if value.shape == self.pool.tokens.shape:
+                for value in self.optim.state[self.prompts.tokens].values():
+                    if value.shape == self.prompts.tokens.shape:
                         value[move.prompt] = 0
             self.moves.append((len(self.losses), *move))
-        self.idleness.reset()
 
     def result(self) -> dict:
         self.train()
         last_loss, last_accuracy = self.model.evaluate(*self.test)
-        for average, now in zip(self.average, self.trained):
-            now.data.copy_(average)
-        loss, accuracy = self.model.evaluate(*self.test)
+        loss, accuracy = self.average.module.evaluate(*self.test)
         last = self.losses[-16:]
         return dict(
             method=self.method, seed=self.seed, **{key: getattr(self.args, key) for key in SETTING},
             accuracy=accuracy, test_loss=float(loss), last_accuracy=last_accuracy, last_loss=float(last_loss),
-            train_loss=sum(last) / len(last), distribution=self.pool.distribution.tolist(), moves=self.moves)
+            train_loss=sum(last) / len(last), distribution=self.prompts.distribution.tolist(), moves=self.moves)
 
 
 def read(path: Path) -> List[dict]:

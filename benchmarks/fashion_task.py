@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         state = torch.load(weights, map_location='cpu', weights_only=True)
         state = timm.models.vision_transformer.checkpoint_filter_fn(state, self.backbone)
         self.backbone.load_state_dict({key: value.float() for key, value in state.items()})
-        self.pool = inject_prompts(
+        self.prompts = inject_prompts(
             self.backbone, dict(type='StaticPrompts', num_tokens=num_tokens, dropout=dropout))
         self.head = nn.Linear(self.backbone.num_features, 10)
         nn.init.zeros_(self.head.weight)
@@ -81,20 +81,16 @@ class Classifier(nn.Module):
 
 
 def optimizer(model: Classifier, lr: float = 1e-3) -> torch.optim.Optimizer:
-    """AdamW, constant learning rate (PRO-VPT has no schedule, METHOD § 4)."""
+    """AdamW, constant learning rate (PRO-VPT has no schedule)."""
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
 
 
 def epoch(model: Classifier, optim: torch.optim.Optimizer, x: Tensor, y: Tensor, generator: torch.Generator,
-          idleness=None, batch: int = 64) -> None:
-    """Train one epoch; ``idleness`` observes it."""
+          batch: int = 64) -> None:
+    """Train one epoch."""
     model.train()
     for index in torch.randperm(len(x), generator=generator).split(batch):
-        if idleness is not None:
-            idleness.begin()
         loss = model.loss(x[index], y[index])
         loss.backward()
         optim.step()
         optim.zero_grad()
-        if idleness is not None:
-            idleness.update(loss)

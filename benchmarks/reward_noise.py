@@ -54,12 +54,12 @@ def after_moves(model, optim, x, y, orders: int, bar) -> np.ndarray:
     """(L, orders, iterations) losses of the period after a prompt went to each block; leaves all as it was."""
     state = copy.deepcopy((model.state_dict(), optim.state_dict()))
     losses = []
-    for block in range(model.pool.num_blocks):
+    for block in range(model.prompts.num_blocks):
         losses.append([])
         for order in range(orders):
             model.load_state_dict(state[0])
             optim.load_state_dict(copy.deepcopy(state[1]))
-            model.pool.relocate(0, block)
+            model.prompts.relocate(0, block)
             losses[-1].append(period(model, optim, x, y, 10_000 + order))
             bar.update()
     model.load_state_dict(state[0])
@@ -95,7 +95,7 @@ def main() -> None:
     model = Classifier(args.weights, num_tokens=5).to(args.device)
     optim = optimizer(model)
     static, tables = [], {}
-    with tqdm(total=args.epochs + len(args.after) * model.pool.num_blocks * args.orders, unit='epoch') as bar:
+    with tqdm(total=args.epochs + len(args.after) * model.prompts.num_blocks * args.orders, unit='epoch') as bar:
         for done in range(args.epochs):
             if done in args.after:
                 tables[done] = analyse(after_moves(model, optim, x, y, args.orders, bar))
@@ -108,7 +108,7 @@ def main() -> None:
     print('\n| loss_tail | baseline | mean | std |\n|---|---|---|---|')
     for tail in TAILS:
         losses = [estimate(each, tail) for each in static]
-        for kind in (None, 'mean', 'trend'):
+        for kind in (None, 'mean'):
             baseline = RewardBaseline(kind)
             credit = [baseline.advantage(before - after) for before, after in zip(losses, losses[1:])][2:]
             print(f'| {tail} | {kind} | {np.mean(credit):.4f} | {np.std(credit, ddof=1):.4f} |')

@@ -86,15 +86,16 @@ class TimedRelocationHook(PromptRelocationHook):
         super().__init__(**kwargs)
         self.delays = {}
 
-    def _relocate(self, runner):
-        start = now()
-        super()._relocate(runner)
-        self.delays[runner.iter] = now() - start
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        start, closed = now(), self.session.period
+        super().before_train_iter(runner, batch_idx, data_batch)
+        if self.session.period > closed:  # on rank 0
+            self.delays[runner.iter] = now() - start
 
 
 def seconds(folder, relocate, args):
     """Of one run, on wall and CPU: the mean step but for the first ones, without relocations; and each relocation."""
-    hook = dict(type='TimedRelocationHook', interval=args.interval, by_epoch=False, draw_interval=0)
+    hook = dict(type='TimedRelocationHook', interval=args.interval, by_epoch=False)
     runner = build_runner(Config(dict(
         model=dict(type='PromptedViT'),
         train_dataloader=dict(batch_size=args.batch, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),

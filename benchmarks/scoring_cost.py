@@ -20,24 +20,24 @@ ITERATIONS = max(criterion.default_interval for criterion in CRITERIA.values())
 
 def seconds(backbone, x, criterion, args):
     """As many times forward and backward as every criterion's interval divides, some of them scored, or none."""
-    idleness = CRITERIA[criterion](backbone.prompts, args.score_interval) if criterion else None
+    measured = CRITERIA[criterion](backbone.prompts, args.score_interval) if criterion else None
     if x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(args.score_interval or ITERATIONS):
-        if idleness is not None:
-            idleness.begin()
+        if measured is not None:
+            measured.begin()
         with torch.autocast(x.device.type, torch.bfloat16) if args.autocast else nullcontext():
             loss = sum(out.float().square().mean() for out in backbone(x))
         loss.backward()
         backbone.prompts.tokens.grad = None
-        if idleness is not None:
-            idleness.update(loss)
+        if measured is not None:
+            measured.update(loss)
     if x.is_cuda:
         torch.cuda.synchronize()
     passed = time.perf_counter() - start
-    if idleness is not None:
-        idleness.close()
+    if measured is not None:
+        measured.close()
     return passed
 
 

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from mmprovpt.relocation import ALLOCATORS, IdlenessPruner, Relocator, build
+from mmprovpt.relocation import ALLOCATORS, IdlenessPruner, Relocator
 
 BLOCKS, PROMPTS, UNIT = 12, 60, 1e-3
 # Name: allocator, arguments of the relocator.
@@ -28,11 +28,9 @@ METHODS = {
     'PPO, gamma 0, lr 1e-3': (dict(type='PPOAllocator', gamma=0.0, lr_actor=1e-3), {}),
     'PPO + mean': (dict(type='PPOAllocator'), dict(reward_baseline='mean')),
     'PPO, r = 3': (dict(type='PPOAllocator'), dict(relocate_per_period=3)),
-    'PPO + need': (dict(type='PPOAllocator', prior='need'), {}),
     'need': (dict(type='NeedAllocator'), {}),
     'Thompson': (dict(type='ThompsonAllocator'), {}),
     'Thompson + mean': (dict(type='ThompsonAllocator'), dict(reward_baseline='mean')),
-    'Thompson + trend': (dict(type='ThompsonAllocator'), dict(reward_baseline='trend')),
     'Thompson, decay 0.95 + mean': (dict(type='ThompsonAllocator', decay=0.95), dict(reward_baseline='mean')),
     'Thompson, r = 3 + mean': (dict(type='ThompsonAllocator'), dict(reward_baseline='mean', relocate_per_period=3)),
 }
@@ -59,7 +57,7 @@ def play(method, seed, periods=100, noise=0.1, task='switch', fall=1.0):
     generator = torch.Generator().manual_seed(1000 + seed)
     values = values_of(task, periods, generator)
     allocator, options = METHODS[method]
-    allocator = build(allocator, ALLOCATORS, num_blocks=BLOCKS, seed=seed)
+    allocator = ALLOCATORS.build(allocator, num_blocks=BLOCKS, seed=seed)
     relocator = Relocator(BLOCKS, IdlenessPruner(), allocator, **options)
     blocks = torch.arange(BLOCKS).repeat_interleave(PROMPTS // BLOCKS)
     loss, scores = 1.0, []

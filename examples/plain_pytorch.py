@@ -5,9 +5,10 @@
 import timm
 import torch
 import torch.nn.functional as F
+from timm.utils import ModelEmaV3
 
 from mmprovpt import inject_prompts
-from mmprovpt.relocation import FisherGateIdleness, IdlenessPruner, PPOAllocator, Relocator
+from mmprovpt.relocation import RelocationSession
 
 
 def train(model, batches, periods, lr=0.05, num_tokens=5):
@@ -19,33 +20,30 @@ def train(model, batches, periods, lr=0.05, num_tokens=5):
         periods: Number of passes.
 
     Returns:
-        The pool of prompts, and the list of moves.
+        The prompts, an average of the model, and the list of periods.
     """
     # Freezes the backbone, head included: what is trained beside the prompts is thawed here.
-    pool = inject_prompts(model, dict(type='StaticPrompts', num_tokens=num_tokens))
+    prompts = inject_prompts(model, dict(type='StaticPrompts', num_tokens=num_tokens))
     model.head.requires_grad_(True)
-    optimizer = torch.optim.SGD([pool.tokens, *model.head.parameters()], lr=lr, momentum=0.9)
-    idleness, moved = FisherGateIdleness(pool), []
-    relocator = Relocator(pool.num_blocks, IdlenessPruner(), PPOAllocator(pool.num_blocks))
+    optimizer = torch.optim.SGD([prompts.tokens, *model.head.parameters()], lr=lr, momentum=0.9)
+    average = ModelEmaV3(model, decay=0.9)
+    session = RelocationSession(prompts, optimizer, averages=[average])
     model.train()
+    closed = []
     for period in range(periods):
         for images, labels in batches:
-            idleness.begin()
+            session.begin_iteration()
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
-            idleness.update(loss)
+            session.end_iteration(loss)
             optimizer.step()
-        scores, mean_loss, _ = idleness.compute()
-        idleness.reset()
-        if period + 1 < periods:  # a prompt that moves last would never be tuned
-            for move in relocator.step(mean_loss, scores, pool.block_index):
-                if pool.relocate(move.prompt, move.target):  # rewritten for a block of another width (Swin)
-                    optimizer.state[pool.tokens]['momentum_buffer'][move.prompt] = 0
-                moved.append(move)
-        print(f'period {period}: loss {mean_loss:.4f}, prompts per block {pool.distribution.tolist()}')
-    relocator.finish(mean_loss)  # the last relocation's reward
-    return pool, moved
+            average.update(model)
+        # A prompt that moves last would never be tuned.
+        closed.append(session.close_period() if period + 1 < periods else session.finish())
+        print(f'period {period + 1}: loss {closed[-1].loss:.4f}, prompts per block {prompts.distribution.tolist()}')
+    session.close()
+    return prompts, average, closed
 
 
 if __name__ == '__main__':

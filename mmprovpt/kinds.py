@@ -15,11 +15,15 @@ class Kinds(dict):
 
     Args:
         what: What these classes are, for messages: ``'pruner'``.
+
+    Attributes:
+        gone: Names of classes of earlier releases → what to do instead, for a message.
     """
 
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
+        self.gone: Dict[str, str] = {}
 
     def register(self, cls: type) -> type:
         """Add a class under its name; a decorator.
@@ -48,10 +52,14 @@ class Kinds(dict):
             raise ConfigError(f"{self.what}={config!r}, but it must be a dict such as dict(type='{next(iter(self))}')")
         name, arguments = config['type'], {key: value for key, value in config.items() if key != 'type'}
         cls = name if isinstance(name, type) else self.get(str(name).removeprefix('mmprovpt.'))
+        if cls is None and name in self.gone:
+            raise ConfigError(f'{self.what}: there is no {name} any more: {self.gone[name]}')
         if cls is None:
             raise ConfigError(f'{self.what}: type={name!r} is unknown; known are {", ".join(self)}')
         for old, new in getattr(cls, 'renamed', {}).items():
             if old in arguments:
+                if new in arguments:
+                    raise ConfigError(f'{cls.__name__}: {old} is called {new} now, and both are given: leave {new}')
                 warnings.warn(f'{cls.__name__}: {old} is called {new} now; the old name goes with the next release',
                               FutureWarning, stacklevel=3)
                 arguments[new] = arguments.pop(old)

@@ -119,7 +119,7 @@ def localise(cfg, root, folder):
         if 'ann_file' in evaluator:
             evaluator.ann_file = str(root / 'annotations/instances_val2017.json')
     cfg.train_dataloader.batch_size = 2
-    cfg.custom_hooks[0].update(interval=1, draw_interval=0)
+    cfg.custom_hooks[0].update(interval=1)
     if 'max_iters' in cfg.train_cfg:
         cfg.train_cfg.update(max_iters=2, val_interval=2)
     else:

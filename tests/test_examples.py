@@ -16,19 +16,24 @@ def test_plain_pytorch(capsys):
     vit = timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
                             num_classes=3)
     frozen = {name: value.clone() for name, value in vit.state_dict().items() if 'head' not in name}
-    pool, moved = example.train(vit, batches, periods=5, num_tokens=2)
+    prompts, average, periods = example.train(vit, batches, periods=5, num_tokens=2)
     blocks = torch.arange(3).repeat_interleave(2)
-    for move in moved:
+    moves = [move for period in periods for move in period.moves]
+    for move in moves:
         assert blocks[move.prompt] == move.source
         blocks[move.prompt] = move.target
-    assert any(move.source != move.target for move in moved)
-    assert torch.equal(pool.block_index, blocks)
+    assert any(move.source != move.target for move in moves)
+    assert torch.equal(prompts.block_index, blocks)
+    assert torch.equal(average.module.prompts.block_index, blocks)
+    assert [period.number for period in periods] == [1, 2, 3, 4, 5] and periods[-1].moves == []
+    assert any(period.previous_reward is not None for period in periods)
     assert all(torch.equal(vit.state_dict()[name], value) for name, value in frozen.items())
-    losses = [float(line.split('loss ')[1].split(',')[0]) for line in capsys.readouterr().out.splitlines()]
+    losses = [float(line.split('loss ')[1].split(',')[0]) for line in capsys.readouterr().out.splitlines()
+              if line.startswith('period ')]
     assert len(losses) == 5 and losses[-1] < losses[0]
 
 
 def test_it_needs_no_openmmlab():
     imports = [line for line in PATH.read_text().splitlines() if line.startswith(('import', 'from'))]
     assert [line.split()[1].partition('.')[0] for line in imports] == [
-        'timm', 'torch', 'torch', 'mmprovpt', 'mmprovpt']
+        'timm', 'torch', 'torch', 'timm', 'mmprovpt', 'mmprovpt']

@@ -131,7 +131,7 @@ def small(name, folder, work_dir):
         cfg.update({f'{phase}_{part}': None for part in ('dataloader', 'evaluator', 'cfg')})
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=9)
     cfg.param_scheduler = None
-    cfg.custom_hooks[-1].update(interval=1, by_epoch=False, draw_interval=0, pruner=dict(type='RandomPruner'))
+    cfg.custom_hooks[-1].update(interval=1, by_epoch=False, pruner=dict(type='RandomPruner'))
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=2)
     cfg.randomness = dict(seed=0)
     cfg.work_dir, cfg.experiment_name = str(work_dir), name

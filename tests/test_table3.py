@@ -1,4 +1,4 @@
-"""tools/table3.py on a tiny classification task, all of it real: mmpretrain, images on disk, one process per run."""
+"""benchmarks/table3: its classes, and its runner on a tiny task, all of it real, one process per run."""
 import importlib.util
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from tiny_task import write_task
 
 ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location('tools_table3', ROOT / 'tools/table3.py')
+spec = importlib.util.spec_from_file_location('benchmarks_table3', ROOT / 'benchmarks/table3/table3.py')
 table3 = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(table3)
 
@@ -37,6 +37,9 @@ def test_rows(task, row, counts, spare, pruner, allocator, per_period):
     if pruner is None:
         assert cfg.custom_hooks == []
         return
+    assert prompts.type == ('StaticPrompts' if spare is None else 'SparePrompts')
+    ours = pruner in ('ShrinkingPruner', 'SparePruner') or allocator == 'JointPPOAllocator'
+    assert cfg.custom_imports.imports == ['mmprovpt', *['benchmarks.table3.ablations'] * ours]
     hook, = cfg.custom_hooks
     assert (hook.pruner.type, hook.allocator.type) == (pruner, allocator)
     assert hook.get('relocate_per_period') == per_period, 'all of them in the first two of four periods'
@@ -85,7 +88,7 @@ def test_mistakes_end_with_a_message(task, monkeypatch):
     task.write_text(text.replace("prompts=dict(type='StaticPrompts', num_tokens=[4, 4])", ''))
     with pytest.raises(SystemExit, match='must be a PRO-VPT config'):
         run(monkeypatch, task)
-    task.write_text(text.replace('mmprovpt.PromptRelocationHook', "mmprovpt.PromptRelocationHook', draw_interval='x"))
-    with pytest.raises(SystemExit, match='(?s)training failed.*draw_interval must be an int'):
+    task.write_text(text.replace("PromptRelocationHook', interval=1", "PromptRelocationHook', interval='x'"))
+    with pytest.raises(SystemExit, match='(?s)training failed.*interval must be an int'):
         run(monkeypatch, task, '--rows', 'g_provpt')
     assert os.path.exists(task.parent / 'out/g_provpt/seed_0/output.txt')

@@ -8,7 +8,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mmprovpt.prompts import PromptSet, find_prompts
-from mmprovpt.relocation import ALLOCATORS, build
+from mmprovpt.relocation import ALLOCATORS
 from mmprovpt.relocation.allocator import Allocator
 
 from .config_parts import find_backbones, find_hooks, type_name
@@ -21,8 +21,8 @@ def count_trainable(model: nn.Module, allocator: Allocator | None = None) -> int
 
     Args:
         model: Any model, with or without prompts; may be wrapped for distributed training.
-        allocator: Whose networks are trained beside it, e.g. ``hook.relocator.allocator``: 13,901 numbers for PPO at 12
-            blocks, none for bandits.
+        allocator: Whose networks are trained beside it, e.g. ``session.relocator.allocator``: 13,901 numbers for PPO at
+            12 blocks, none for bandits.
     """
     model = model.module if is_model_wrapper(model) else model
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -39,8 +39,7 @@ def count_config(cfg: Config) -> int:
     if not hooks:
         return count_trainable(model)
     allocator = hooks[0].get('allocator', dict(type='PPOAllocator'))
-    return count_trainable(model, build(allocator, ALLOCATORS, num_blocks=find_prompts(model).num_blocks,
-                                        seed=0))
+    return count_trainable(model, ALLOCATORS.build(allocator, num_blocks=find_prompts(model).num_blocks, seed=0))
 
 
 def build_uninitialised(cfg: Config) -> nn.Module:

@@ -1,13 +1,17 @@
 """What a Runner has of prompts."""
 from typing import Union
 
+import torch
+from mmengine import dist
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from torch import nn
+from mmengine.runner import Runner
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmprovpt.errors import ConfigError
-from mmprovpt.prompts.prompt_set import PromptSet
+from mmprovpt.prompts import PromptSet, find_prompts
+from mmprovpt.relocation.session import trains
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -30,39 +34,43 @@ def require_replicas(model: nn.Module, who: str) -> None:
                           '(docs/scaling.md says why)')
 
 
-def find_pool(model: nn.Module) -> PromptSet:
-    """The only pool of prompts in a model, which may be wrapped for distributed training.
+def find_relocating_prompts(model: nn.Module) -> PromptSet:
+    """The only prompts of a model, which may be wrapped for distributed training, and which can relocate.
 
     Raises:
-        ValueError: There is none or more than one, or it is empty or cannot relocate, or its rows may be sharded.
+        ConfigError: There are none, or more than one set, or they cannot relocate, or their rows may be sharded.
     """
     require_replicas(model, 'PromptRelocationHook')
-    pools = {name: m for name, m in unwrapped(model).named_modules() if isinstance(m, PromptSet)}
-    if len(pools) != 1:
-        raise ValueError(f'PromptRelocationHook needs a model with one PromptSet, but it has '
-                         f'{len(pools)}{": " + ", ".join(pools) if pools else ""}; give the '
-                         'backbone `prompts`, or remove the hook')
-    pool = next(iter(pools.values()))
-    if len(pool.tokens) == 0:
-        raise ValueError('PromptRelocationHook has no prompt to relocate: num_tokens is 0')
-    if pool.keeps_outputs:
-        raise ValueError(f'PromptRelocationHook has nothing to relocate: {type(pool).__name__} all enter the first '
-                         'block and stay (VPT-Shallow). Remove the hook, or take StaticPrompts or AdaptivePrompts')
-    return pool
+    prompts = find_prompts(unwrapped(model))
+    if len(prompts.tokens) == 0:
+        raise ConfigError('PromptRelocationHook has no prompt to relocate: num_tokens is 0')
+    if prompts.keeps_outputs:
+        raise ConfigError(f'PromptRelocationHook has nothing to relocate: {type(prompts).__name__} all enter the first '
+                          'block and stay (VPT-Shallow). Remove the hook, or take StaticPrompts or AdaptivePrompts')
+    return prompts
 
 
-def find_optim_wrapper(optim_wrapper: Union[OptimWrapper, OptimWrapperDict],
-                       tokens: nn.Parameter) -> OptimWrapper:
-    """The wrapper whose optimizer trains the prompts.
-
-    Raises:
-        ValueError: There is none.
-    """
+def find_optim_wrapper(optim_wrapper: Union[OptimWrapper, OptimWrapperDict], tokens: nn.Parameter) -> OptimWrapper:
+    """The wrapper whose optimizer trains the prompts; if none does, the first."""
     is_dict = isinstance(optim_wrapper, OptimWrapperDict)
     wrappers = [wrapper for _, wrapper in optim_wrapper.items()] if is_dict else [optim_wrapper]
-    for wrapper in wrappers:
-        groups = wrapper.optimizer.param_groups
-        if tokens.requires_grad and any(p is tokens for g in groups for p in g['params']):
-            return wrapper
-    raise ValueError('PromptRelocationHook needs trained prompts, but no optimizer has the '
-                     'parameter `tokens` of the PromptSet, or it needs no gradient')
+    return next((wrapper for wrapper in wrappers if trains(wrapper.optimizer, tokens)), wrappers[0])
+
+
+def loss_factor(optim_wrapper: OptimWrapper, device: torch.device) -> Tensor:
+    """What the coming loss is multiplied by before backward, one element; never waits for the device."""
+    factor = optim_wrapper.scale_loss(torch.ones(()))
+    scaler = getattr(optim_wrapper, 'loss_scaler', None)
+    return factor if scaler is None else scaler.scale(torch.ones(1, device=device)) * factor
+
+
+def require_equal_epochs(runner: Runner) -> None:
+    """Check that all processes are done with an epoch at once; else they would wait for each other for ever.
+
+    Raises:
+        ConfigError: Their epochs differ in length.
+    """
+    lengths = [int(length) for length in dist.all_gather(torch.tensor([len(runner.train_dataloader)]))]
+    if len(set(lengths)) > 1:
+        raise ConfigError(f'The processes have epochs of {lengths} batches, but must have equal ones: set '
+                          'round_up=True in the sampler of train_dataloader')

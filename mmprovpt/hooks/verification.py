@@ -1,14 +1,11 @@
-"""A few held batches and the loss on them: for true removal (METHOD § 3, ``verify_top``) and virtual gains (§ 4)."""
+"""A few held batches and the loss on them, for the true idleness of candidates (``verify_top``)."""
 import copy
-from functools import partial
 
 import torch
 from mmengine import dist
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
-
-from mmprovpt.prompts.prompt_set import PromptSet
 
 from .find import unwrapped
 from .randomness import fixed_randomness
@@ -26,6 +23,9 @@ class HeldBatches:
         num_batches (int): Batches per process, of the training dataloader's size.
         seed (int): Another one for each period.
 
+    Attributes:
+        batches (list): As the loader collates them.
+
     Raises:
         TypeError: The training dataset cannot be indexed.
     """
@@ -33,9 +33,8 @@ class HeldBatches:
     def __init__(self, runner: Runner, optim_wrapper: OptimWrapper, num_batches: int, seed: int) -> None:
         loader = runner.train_dataloader
         if not hasattr(loader.dataset, '__getitem__') or not hasattr(loader.dataset, '__len__'):
-            raise TypeError('verify_top, virtual gains and feature_stability draw training images by number, but '
-                            f'{type(loader.dataset).__name__} is not indexable: leave them out, or use a map-style '
-                            'dataset')
+            raise TypeError(f'verify_top draws training images by number, but {type(loader.dataset).__name__} is not '
+                            'indexable: leave it out, or use a map-style dataset')
         self._model = unwrapped(runner.model)
         self._optim_wrapper = optim_wrapper
         self._seed = seed, dist.get_rank()
@@ -43,7 +42,7 @@ class HeldBatches:
         generator = torch.Generator().manual_seed(seed * dist.get_world_size() + dist.get_rank())
         chosen = torch.randperm(len(loader.dataset), generator=generator)[:num_batches * size].tolist()
         with fixed_randomness(*self._seed):
-            self._batches = [loader.collate_fn([loader.dataset[i] for i in chosen[start:start + size]])
+            self.batches = [loader.collate_fn([loader.dataset[i] for i in chosen[start:start + size]])
                              for start in range(0, len(chosen), size)]
 
     @torch.no_grad()
@@ -52,16 +51,11 @@ class HeldBatches:
         training = self._model.training
         self._model.eval()
         with fixed_randomness(*self._seed), self._optim_wrapper.optim_context(self._model):
-            losses = [self._loss_of(batch) for batch in self._batches]
+            losses = [self._loss_of(batch) for batch in self.batches]
         self._model.train(training)
         mean = torch.stack(losses).mean().reshape(1)
         dist.all_reduce(mean, 'mean')
         return mean
-
-    @torch.no_grad()
-    def inputs(self) -> Tensor:
-        """The first batch as the model gets it when it predicts, (B, 3, H, W) on its device."""
-        return self._model.data_preprocessor(copy.deepcopy(self._batches[0]), False)['inputs']
 
     def _loss_of(self, batch) -> Tensor:
         # A preprocessor may write into what it is given.

@@ -191,20 +191,22 @@ class PromptSet(nn.Module):
 
         Args:
             prompt: Number of the prompt, in [0, N).
-            block: Number of its new block, in [0, L).
+            block: Number of its new block, in [0, L); or -1, and no block reads it any more.
 
         Returns:
             Whether the row was rewritten. What an optimizer remembers of it is then void and to be zeroed.
 
         Raises:
-            IndexError: If there is no such prompt or block.
+            IndexError: If there is no such prompt or block, or no block owns the prompt.
         """
         if not 0 <= prompt < len(self.tokens):
             raise IndexError(f'prompt {prompt}: there are the prompts 0 to {len(self.tokens) - 1}')
-        if not 0 <= block < self.num_blocks:
+        if not -1 <= block < self.num_blocks:
             raise IndexError(f'block {block}: this backbone has the blocks 0 to {self.num_blocks - 1}')
         source = int(self.block_index[prompt])
-        rewritten = not self.alike(source, block)
+        if source < 0:
+            raise IndexError(f'prompt {prompt} belongs to no block')
+        rewritten = block >= 0 and not self.alike(source, block)
         if rewritten:
             row = self.arriving_row(prompt, source, block)
             self.tokens[prompt] = 0
@@ -223,6 +225,10 @@ class PromptSet(nn.Module):
         return CROSS_STAGE[self.cross_stage](self, row, block)
 
     # Copies, devices, checkpoints
+
+    def owners_changed(self) -> None:
+        """Say that somebody has written ``block_index``."""
+        self._index_rows()
 
     def __getstate__(self):
         # A copy (EMA's, a pickled one) is not what the probe measures.
@@ -277,11 +283,11 @@ def find_prompts(model: nn.Module) -> PromptSet:
     """The only set of prompts in a model, which may be wrapped (DDP).
 
     Raises:
-        ValueError: There is none, or more than one.
+        ConfigError: There is none, or more than one.
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, PromptSet)}
     if len(found) != 1:
-        raise ValueError(f'{type(model).__name__} must have one set of prompts, but has {len(found)}'
+        raise ConfigError(f'{type(model).__name__} must have one set of prompts, but has {len(found)}'
                          f'{": " + ", ".join(found) if found else ""}; give the backbone `prompts`, or call '
                          'inject_prompts')
     return next(iter(found.values()))

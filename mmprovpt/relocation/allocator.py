@@ -4,6 +4,16 @@ from typing import Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..kinds import Kinds
+
+ALLOCATORS = Kinds('allocator')
+ALLOCATORS.gone.update(
+    VirtualAllocator='it was no better than the others and cost a backward pass for each move: use PPOAllocator or '
+    'NeedAllocator',
+    JointPPOAllocator='an ablation of the paper: import benchmarks.table3.ablations by custom_imports',
+    RetireAllocator='an ablation of the paper: import benchmarks.table3.ablations by custom_imports')
+
 Signals = Optional[Dict[str, Tensor]]  # (L,) each, by name
 
 
@@ -18,21 +28,21 @@ class Allocator:
         num_blocks (int): Number of blocks L, >= 1.
 
     Attributes:
-        chooses_source (bool): Whether an action is a pair ``source * L + target`` instead of a
-            target, so that the allocator says first which block loses a prompt.
-        signals (tuple[str]): Names of the signals that ``act`` and ``observe`` must be given.
+        signals (tuple[str]): Names of the signals that ``act`` and ``observe`` must be given: ``'need'``, or none.
+        relocator_type (type, optional): A kind of :class:`~mmprovpt.relocation.Relocator` that this allocator needs,
+            for actions that are more than a block.
         diagnostics (dict[str, float]): Scalars to be logged.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
-    chooses_source = False
     signals: Tuple[str, ...] = ()
+    relocator_type: Optional[type] = None
 
     def __init__(self, num_blocks: int) -> None:
         if num_blocks < 1:
-            raise ValueError(f'num_blocks must be at least 1, but is {num_blocks}')
+            raise ConfigError(f'num_blocks must be at least 1, but is {num_blocks}')
         self.num_blocks = num_blocks
         self.diagnostics: Dict[str, float] = {}
 
@@ -40,11 +50,11 @@ class Allocator:
         """Choose a block.
 
         Args:
-            state (Tensor): State of METHOD § 4, (3L,) float32.
-            signals (dict, optional): A (L,) float tensor by name; see ``block_signal``.
+            state (Tensor): See :func:`~mmprovpt.relocation.relocator.policy_state`, (3L,) float32.
+            signals (dict, optional): A (L,) float tensor by name.
 
         Returns:
-            int: Block in [0, L), or a pair where ``chooses_source``; -1 takes the prompt out.
+            int: Block in [0, L); -1 takes the prompt out.
         """
         raise TypeError(f'{type(self).__name__} does not say how it chooses a block')
 
@@ -68,63 +78,44 @@ class Allocator:
         """Continue from a ``state_dict()``, whatever device its tensors were mapped to.
 
         Raises:
-            ValueError: It is about another number of blocks.
+            ConfigError: It is about another number of blocks.
         """
         if state['num_blocks'] != self.num_blocks:
-            raise ValueError(f'the policy was trained for {state["num_blocks"]} blocks, '
-                             f'but the model has {self.num_blocks}')
+            raise ConfigError(f'the policy was trained for {state["num_blocks"]} blocks, '
+                              f'but the model has {self.num_blocks}')
 
 
-def block_signal(signals: Signals, name: str, num_blocks: int) -> Tensor:
-    r"""A signal per block as logits: no unit, mean 0, and 0 where nothing is known.
+def need_logits(signals: Signals, num_blocks: int) -> Tensor:
+    """The signal ``need`` as logits: log need less its mean, so that it has no unit; 0 where nothing is known.
 
-    ``need``, which is positive, becomes its log less the mean: a policy that adds w times this to its logits favours a
-    block by (need / geometric mean)^w; what is below a millionth of the largest counts as that millionth. ``virtual``,
-    a gain of either sign, becomes its deviation from the mean in standard deviations. A value that is not finite
-    (a block without prompts has no gradient) counts as unknown, and neutral.
+    A policy whose logits are w times this favours a block by (need / geometric mean)^w. What is below a millionth of
+    the largest counts as that millionth. A value that is not finite (a block without prompts has no gradient) counts
+    as unknown, and neutral.
 
     Args:
         signals (dict, optional): (L,) float tensors by name.
-        name (str): Which of them, ``'need'`` or ``'virtual'``.
         num_blocks (int): Number of blocks L.
 
     Returns:
         Tensor: (L,) float32 on the CPU, finite.
 
     Raises:
-        ValueError: The signal is missing or has another length, or a need is negative.
+        ValueError: There is no need, it has another length, or is negative.
     """
-    if signals is None or name not in signals:
+    if signals is None or 'need' not in signals:
         given = 'none' if not signals else ', '.join(signals)
-        raise ValueError(f'the allocator needs the signal {name!r}, but those given are: {given}')
-    values = signals[name].detach().double().cpu()
-    if values.shape != (num_blocks, ):
-        raise ValueError(f'signal {name!r} must have one value for each of {num_blocks} blocks, '
-                         f'but its shape is {tuple(values.shape)}')
-    logits = torch.zeros(num_blocks, dtype=torch.float64)
-    known = torch.isfinite(values)
-    if bool(known.any()):
-        logits[known] = _SCALES[name](values[known])
-    return logits.float()
-
-
-def _log_ratio(need: Tensor) -> Tensor:
+        raise ValueError(f"the allocator needs the signal 'need', but those given are: {given}")
+    need = signals['need'].detach().double().cpu()
+    if need.shape != (num_blocks, ):
+        raise ValueError(f"signal 'need' must have one value for each of {num_blocks} blocks, "
+                         f'but its shape is {tuple(need.shape)}')
     if bool((need < 0).any()):
         raise ValueError(f"signal 'need' must not be negative, but is {need.tolist()}")
-    if need.max() == 0:
-        return torch.zeros_like(need)
-    logs = (need / need.max()).clamp(min=1e-6).log()
-    return logs - logs.mean()
-
-
-def _standardised(gain: Tensor) -> Tensor:
-    centred = gain - gain.mean()
-    spread = centred.square().mean().sqrt()
-    return centred / spread if spread > 0 else torch.zeros_like(gain)
-
-
-_SCALES = dict(need=_log_ratio, virtual=_standardised)
-SIGNALS = tuple(_SCALES)
+    logits, known = torch.zeros_like(need), torch.isfinite(need)
+    if bool(known.any()) and need[known].max() > 0:
+        logs = (need[known] / need[known].max()).clamp(min=1e-6).log()
+        logits[known] = logs - logs.mean()
+    return logits.float()
 
 
 def to_cpu(value):

@@ -4,9 +4,11 @@ import math
 import torch
 from torch import Tensor
 
-from .allocator import Allocator, Signals, block_signal, to_cpu
+from ..errors import ConfigError
+from .allocator import ALLOCATORS, Allocator, Signals, need_logits, to_cpu
 
 
+@ALLOCATORS.register
 class UniformAllocator(Allocator):
     """Every block with the same probability: what any other allocator has to beat.
 
@@ -33,20 +35,9 @@ class UniformAllocator(Allocator):
         self.generator.set_state(to_cpu(state['generator']))
 
 
-class RetireAllocator(Allocator):
-    """No block gets the pruned prompt: it is taken out, for methods that only prune (001 Table 3, A and B).
-
-    Args:
-        num_blocks (int): Number of blocks L.
-    """
-
-    def act(self, state: Tensor, signals: Signals = None) -> int:
-        """-1, which is no block."""
-        return -1
-
-
+@ALLOCATORS.register
 class NeedAllocator(UniformAllocator):
-    r"""Grow where the gradient is largest, as RigL does for weights (METHOD § 4, `need`).
+    r"""Grow where the gradient is largest, as RigL does for weights (Evci et al. 2020).
 
     Blocks are drawn with probability proportional to :math:`G_j^{1/T}`, G being the signal
     ``need``: the mean over block j's prompts of :math:`\|\partial\mathcal L/\partial n\|^2`. It
@@ -60,7 +51,7 @@ class NeedAllocator(UniformAllocator):
         seed (int): Seed of its generator.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     signals = ('need', )
@@ -68,12 +59,12 @@ class NeedAllocator(UniformAllocator):
     def __init__(self, num_blocks: int, temperature: float = 1.0, seed: int = 0) -> None:
         super().__init__(num_blocks, seed)
         if not 0 <= temperature < math.inf:
-            raise ValueError(f'temperature must be in [0, inf), but is {temperature}')
+            raise ConfigError(f'temperature must be in [0, inf), but is {temperature}')
         self.temperature = temperature
 
     def act(self, state: Tensor, signals: Signals = None) -> int:
         """Draw a block by its signal; see the base class."""
-        logits = block_signal(signals, self.signals[0], self.num_blocks)
+        logits = need_logits(signals, self.num_blocks)
         if self.temperature == 0:
             return int(logits.argmax())
         probs = torch.softmax(logits / self.temperature, dim=0)
@@ -81,8 +72,9 @@ class NeedAllocator(UniformAllocator):
         return int(torch.multinomial(probs, 1, generator=self.generator))
 
 
+@ALLOCATORS.register
 class ThompsonAllocator(UniformAllocator):
-    r"""Thompson sampling in a Gaussian bandit over the blocks (001 Table 3, Alc1).
+    r"""Thompson sampling in a Gaussian bandit over the blocks (PRO-VPT Table 3, D and F).
 
     Block j has an unknown mean reward :math:`\mu_j \sim N(m, \kappa^2\sigma^2)`. A period that
     gave x_j prompts to each block j is rewarded :math:`r \sim N(x^\top\mu, \sigma^2)`, so the
@@ -100,7 +92,7 @@ class ThompsonAllocator(UniformAllocator):
         seed (int): Seed of its generator.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     def __init__(self,
@@ -110,9 +102,9 @@ class ThompsonAllocator(UniformAllocator):
                  seed: int = 0) -> None:
         super().__init__(num_blocks, seed)
         if not 0 < prior_scale < math.inf:
-            raise ValueError(f'prior_scale must be in (0, inf), but is {prior_scale}')
+            raise ConfigError(f'prior_scale must be in (0, inf), but is {prior_scale}')
         if not 0 < decay <= 1:
-            raise ValueError(f'decay must be in (0, 1], but is {decay}')
+            raise ConfigError(f'decay must be in (0, 1], but is {decay}')
         self.prior_scale = prior_scale
         self.decay = decay
         # Sufficient statistics of the periods: Σ x xᵀ, Σ x r, and Σ of (1, r²).

@@ -1,91 +1,85 @@
-"""What was relocated, period by period."""
-import copy
+"""What was relocated, period by period: ``relocations.jsonl``."""
 import json
 import math
-import os
 from pathlib import Path
 from typing import List, Optional, Sequence, Union
 
-from .relocator import Move
+from ..files import write_atomically
 
 
-class RelocationHistory:
-    """Rows of ``relocations.jsonl``, kept whole in memory and in checkpoints.
+class RelocationLog:
+    """A file with one JSON line for each period, or for each of several prompts that moved after it; only appended.
 
-    A period has one row, or one for each of several relocated prompts.
+    A line has the keys ``period`` (from 1), ``iter`` (iterations trained when the period closed), ``loss`` (its mean
+    training loss), ``prompt``, ``from``, ``to``, ``idleness`` (the relocation that closes it; null where nothing moved,
+    and ``from`` or ``to`` null for a prompt that no block owned before or owns after), ``previous_reward`` (of the
+    relocation that opened the period; null where there was none, or it cannot be known; several relocations share
+    theirs, it is not divided), ``distribution`` (L prompt counts after all relocations of the period),
+    ``block_idleness`` (L means over each block's prompts, null where it has none) and ``entropy`` (of the policy, in
+    nats). Blocks and prompts count from 0. What is not finite is null.
 
-    A row has the keys ``period`` (from 1), ``iter`` (iterations trained when the period closed),
-    ``loss`` (its mean training loss), ``prompt``, ``from``, ``to``, ``idleness`` (the relocation
-    that closes it; null where nothing moved, and ``from`` or ``to`` null for a prompt that no block
-    owned before or owns after), ``reward`` (of this relocation; null until the next
-    period has closed, and where it cannot be known; relocations of one period share theirs, it is
-    not divided) and ``distribution`` (L prompt counts after all relocations of the period). Blocks
-    and prompts count from 0. What is not finite is null.
-
-    Attributes:
-        initial (list[int], optional): Distribution before the first relocation.
-        rows (list[dict]): The rows so far.
+    Args:
+        path (str or Path): The file; its folder must exist when it is written.
     """
 
-    def __init__(self) -> None:
-        self.initial: Optional[List[int]] = None
-        self.rows: List[dict] = []
+    def __init__(self, path: Union[str, Path]) -> None:
+        self.path = Path(path)
 
-    def reward(self, reward: Optional[float]) -> None:
-        """Give the latest relocations their reward, now that their period has closed."""
-        for row in self.rows:
-            if row['period'] == self.rows[-1]['period']:
-                row['reward'] = _finite(reward)
+    def append(self, rows: Sequence[dict]) -> None:
+        """Add rows, see ``rows_of``."""
+        with self.path.open('a', encoding='utf-8') as file:
+            file.write(_lines(rows))
 
-    def add(self, iteration: int, loss: float, moves: Sequence[Move],
-            distribution: List[int]) -> List[dict]:
-        """Append, and return, the rows of the period that just closed."""
-        period = self.rows[-1]['period'] + 1 if self.rows else 1
-        rows = [{
-            'period': period,
-            'iter': iteration,
-            'loss': _finite(loss),
-            'prompt': prompt,
-            'from': _block(source),
-            'to': _block(target),
-            'idleness': _finite(idleness),
-            'reward': None,
-            'distribution': list(distribution),
-        } for prompt, source, target, idleness in moves or [(None, ) * 4]]
-        self.rows += rows
-        return rows
+    def restart(self, rows: Sequence[dict]) -> None:
+        """Have these rows alone; who is killed meanwhile leaves the old file whole."""
+        write_atomically(_lines(rows).encode(), self.path)
 
-    @property
-    def distributions(self) -> List[List[int]]:
-        """list[list[int]]: The initial distribution, then the one after each period."""
-        return [self.initial] + [row['distribution'] for row in self.periods]
 
-    @property
-    def periods(self) -> List[dict]:
-        """list[dict]: The last row of each period."""
-        return list({row['period']: row for row in self.rows}.values())
+def rows_of(number: int, iteration: int, loss: float, moves: Sequence[tuple], previous_reward: Optional[float],
+            distribution: Sequence[int], block_idleness: Sequence[Optional[float]],
+            entropy: Optional[float]) -> List[dict]:
+    """The rows of a period, one for each move ``(prompt, source, target, idleness)`` or one without any."""
+    return [{
+        'period': number,
+        'iter': iteration,
+        'loss': _finite(loss),
+        'prompt': prompt,
+        'from': None if source == -1 else source,
+        'to': None if target == -1 else target,
+        'idleness': _finite(idleness),
+        'previous_reward': _finite(previous_reward),
+        'distribution': list(distribution),
+        'block_idleness': [_finite(mean) for mean in block_idleness],
+        'entropy': _finite(entropy),
+    } for prompt, source, target, idleness in moves or [(None, ) * 4]]
 
-    def write(self, path: Union[str, Path]) -> None:
-        """Write the file anew; who is killed meanwhile leaves the old one whole."""
-        path = Path(path)
-        temporary = path.with_name(f'.{path.name}.tmp')
-        lines = [json.dumps(row, allow_nan=False) + '\n' for row in self.rows]
-        temporary.write_text(''.join(lines), encoding='utf-8')
-        os.replace(temporary, path)
 
-    def state_dict(self) -> dict:
-        """dict: Plain Python types, copied."""
-        return copy.deepcopy(dict(initial=self.initial, rows=self.rows))
+def read_rows(path: Union[str, Path], last_period: Optional[int] = None) -> List[dict]:
+    """The rows of a log up to a period, as they are written today; without a last line that was cut off.
 
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from a ``state_dict()``."""
-        state = copy.deepcopy(state)
-        self.initial, self.rows = state['initial'], state['rows']
+    Raises:
+        OSError, ValueError: There is no such file, or it is no log.
+    """
+    lines = Path(path).read_text(encoding='utf-8').splitlines(keepends=True)
+    rows = with_previous_reward([json.loads(line) for line in lines if line.strip() and line.endswith('\n')])
+    return [row for row in rows if last_period is None or row['period'] <= last_period]
+
+
+def with_previous_reward(rows: Sequence[dict]) -> List[dict]:
+    """Rows as they are written today. Older ones have ``reward``, their own, which was filled in one period later."""
+    rewards = {row['period']: row['reward'] for row in rows if 'reward' in row}
+    return [_renamed(row, rewards.get(row['period'] - 1)) if 'reward' in row else row for row in rows]
+
+
+def _renamed(row: dict, previous: Optional[float]) -> dict:
+    """A row with ``previous_reward`` in the place of ``reward``."""
+    return {('previous_reward' if key == 'reward' else key): (previous if key == 'reward' else value)
+            for key, value in row.items()}
+
+
+def _lines(rows: Sequence[dict]) -> str:
+    return ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows)
 
 
 def _finite(value: Optional[float]) -> Optional[float]:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _block(block: Optional[int]) -> Optional[int]:
-    return None if block == -1 else block

@@ -1,20 +1,18 @@
 """PPO-Clip for the block that gets the pruned prompt."""
 import copy
 import math
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .allocator import SIGNALS, Allocator, Signals, block_signal, to_cpu
+from ..errors import ConfigError
+from .allocator import ALLOCATORS, Allocator, Signals, to_cpu
 
 
 class Transition(NamedTuple):
-    """One decision and what came of it; ``period`` counts from 0 within the rollout.
-
-    States are (3L,) float32, or (4L,) with the signal that a prior or the state needs.
-    """
+    """One decision and what came of it; ``period`` counts from 0 within the rollout. States are (3L,) float32."""
     state: Tensor
     action: int
     log_prob: float
@@ -38,8 +36,9 @@ def mlp(sizes: Tuple[int, ...], head_gain: float, generator: torch.Generator) ->
     return nn.Sequential(*layers)
 
 
+@ALLOCATORS.register
 class PPOAllocator(Allocator):
-    r"""PPO-Clip over the L blocks (001 § 3.3, Eq. vi-vii, App. F).
+    r"""PPO-Clip over the L blocks (PRO-VPT § 3.3, Eq. vi-vii, App. F).
 
     Actor and critic are MLPs 3L-64-64-{L, 1} with tanh; 13,901 parameters at L = 12. The paper
     gives learning rates, γ and the clip; the other defaults are ours, chosen for a policy that
@@ -73,17 +72,15 @@ class PPOAllocator(Allocator):
         reward_decay (float): In [0, 1): decay of the running mean and deviation by which rewards
             are normalised. Raw ones are about 1e-3 and positive while the training loss falls;
             undiscounted sums of a positive mean diverge and praise every action alike.
-        prior (str, optional): ``'need'`` or ``'virtual'`` adds ``prior_weight`` times that signal (see
-            ``block_signal``) to the logits, so that the untrained policy is
-            :class:`~mmprovpt.relocation.NeedAllocator` or ``VirtualAllocator``. None: no prior, the paper.
-        prior_weight (float): Its weight; 1 / temperature.
-        extra_state (Sequence[str]): ``('need', )`` or ``('virtual', )`` appends these (L,) numbers to what
-            both networks see; the same signal as ``prior``, if both are given. Empty: the paper.
         seed (int): Seed of initialisation and sampling. The global generators are not touched.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
+
+    removed = dict.fromkeys(
+        ('prior', 'prior_weight', 'extra_state'),
+        "it had no measured gain; allocator=dict(type='NeedAllocator') draws by need")
 
     def __init__(self,
                  num_blocks: int,
@@ -97,30 +94,15 @@ class PPOAllocator(Allocator):
                  entropy_coef: float = 0.01,
                  max_grad_norm: float = 0.5,
                  reward_decay: float = 0.9,
-                 prior: Optional[str] = None,
-                 prior_weight: float = 1.0,
-                 extra_state: Sequence[str] = (),
                  seed: int = 0) -> None:
         super().__init__(num_blocks)
         for name, value in dict(horizon=horizon, epochs=epochs, hidden=hidden).items():
             if value < 1:
-                raise ValueError(f'{name} must be at least 1, but is {value}')
+                raise ConfigError(f'{name} must be at least 1, but is {value}')
         if not 0 <= gamma <= 1:
-            raise ValueError(f'gamma must be in [0, 1], but is {gamma}')
+            raise ConfigError(f'gamma must be in [0, 1], but is {gamma}')
         if not 0 <= reward_decay < 1:
-            raise ValueError(f'reward_decay must be in [0, 1), but is {reward_decay}')
-        if prior not in (None, *SIGNALS) or tuple(extra_state) not in ((), *((name, ) for name in SIGNALS)):
-            raise ValueError(f'prior must be None or one of {SIGNALS}, and extra_state empty or a tuple of one of '
-                             f'them, but they are {prior!r} and {extra_state!r}')
-        used = {*extra_state, *([] if prior is None else [prior])}
-        if len(used) > 1:
-            raise ValueError(f'prior and extra_state must be the same signal, but are {prior!r} and {extra_state!r}')
-        if self.chooses_source and 'virtual' in used:
-            raise ValueError(f"{type(self).__name__} chooses block and target at once, but 'virtual' is about a prompt "
-                             "that has been chosen: use 'need'")
-        self.prior_weight = 0.0 if prior is None else prior_weight
-        self.has_extra_state = len(extra_state) > 0
-        self.signals = tuple(used)
+            raise ConfigError(f'reward_decay must be in [0, 1), but is {reward_decay}')
         self.gamma = gamma
         self.clip = clip
         self.horizon = horizon
@@ -133,8 +115,7 @@ class PPOAllocator(Allocator):
         self._errors = RunningMoments(reward_decay)
         self.generator = torch.Generator().manual_seed(seed)
         # A small head: the first policy is nearly uniform, the first values nearly 0.
-        inputs = (self.state_parts + self.has_extra_state) * num_blocks
-        actions = num_blocks**2 if self.chooses_source else num_blocks
+        inputs, actions = self.sizes(num_blocks)
         self.actor = mlp((inputs, hidden, hidden, actions), 0.01, self.generator)
         self.critic = mlp((inputs, hidden, hidden, 1), 0.01, self.generator)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=lr_actor)
@@ -142,32 +123,23 @@ class PPOAllocator(Allocator):
         self.buffer: List[Transition] = []
         self._pending: List[Tuple[Tensor, int, float]] = []
 
-    # What the networks see and say; JointPPOAllocator changes these.
+    def sizes(self, num_blocks: int) -> Tuple[int, int]:
+        """Inputs of both networks, and actions: 3L and L."""
+        return 3 * num_blocks, num_blocks
 
-    state_parts = 3  # of L numbers each
+    def features(self, states: Tensor) -> Tensor:
+        """What the networks see of states (..., 3L): all of it."""
+        return states
 
-    def _extend(self, state: Tensor, signals: Signals) -> Tensor:
-        """The state as it is stored: with the signal, where one is used."""
-        if not self.signals:
-            return state.clone()
-        return torch.cat([state, block_signal(signals, self.signals[0], self.num_blocks)])
-
-    def _features(self, states: Tensor) -> Tensor:
-        """What the networks see of stored states (..., 3L or 4L)."""
-        return states if self.has_extra_state else states[..., :3 * self.num_blocks]
-
-    def _logits(self, states: Tensor) -> Tensor:
-        """Logits of the actions in stored states."""
-        logits = self.actor(self._features(states))
-        if self.prior_weight:
-            logits = logits + self.prior_weight * states[..., -self.num_blocks:]
-        return logits
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., L) of the actions in states (..., 3L)."""
+        return self.actor(self.features(states))
 
     def act(self, state: Tensor, signals: Signals = None) -> int:
         """Sample a block; see the base class."""
-        state = self._extend(state, signals)
+        state = state.clone()
         with torch.no_grad():
-            log_probs = F.log_softmax(self._logits(state), dim=-1)
+            log_probs = F.log_softmax(self.logits(state), dim=-1)
         probs = log_probs.exp()
         action = int(torch.multinomial(probs, 1, generator=self.generator))
         self._pending.append((state, action, float(log_probs[action])))
@@ -184,9 +156,8 @@ class PPOAllocator(Allocator):
         """
         if not self._pending:
             raise RuntimeError('observe() without act(): no decision waits for a reward')
-        following = self._extend(next_state, signals)
         period = self.buffer[-1].period + 1 if self.buffer else 0
-        self.buffer += [Transition(*pending, float(reward), following, period)
+        self.buffer += [Transition(*pending, float(reward), next_state.clone(), period)
                         for pending in self._pending]
         self.forget()
         self.rewards.update(float(reward))
@@ -231,11 +202,11 @@ class PPOAllocator(Allocator):
         self._diagnose(ratios, entropy, values, returns)
 
     def _values(self, states: Tensor) -> Tensor:
-        return self.critic(self._features(states)).squeeze(-1)
+        return self.critic(self.features(states)).squeeze(-1)
 
     def _ratios(self, states: Tensor, actions: Tensor, old: Tensor) -> Tuple[Tensor, Tensor]:
         """Probability ratios new / old (T,) of the actions and the mean entropy."""
-        log_probs = F.log_softmax(self._logits(states), dim=-1)
+        log_probs = F.log_softmax(self.logits(states), dim=-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1).mean()
         new = log_probs.gather(1, actions[:, None]).squeeze(1)
         return (new - old).exp(), entropy
@@ -291,37 +262,6 @@ class PPOAllocator(Allocator):
             moments.load_state_dict(saved)
         self.generator.set_state(state['generator'])
         self.diagnostics = state['diagnostics']
-
-
-class JointPPOAllocator(PPOAllocator):
-    """Naive RL over all L² moves (001 Table 3, C): one action is a pair of blocks, from and to.
-
-    The state has no pruned prompt, so the networks are 2L-64-64-{L², 1}. Blocks without prompts
-    cannot lose one; their actions are masked. Which prompt of the from-block moves is the pruner's
-    choice: at random with ``RandomPruner``, the paper's naive setting, or the idlest with
-    ``IdlenessPruner``, here whatever its sign. A prior is added for every block it may go to. As
-    pruning is part of the action, its merit I_k is left in the reward (see ``Relocator``).
-
-    Arguments are those of :class:`PPOAllocator`.
-    """
-
-    chooses_source = True
-    state_parts = 2
-
-    def _features(self, states: Tensor) -> Tensor:
-        features = states[..., :2 * self.num_blocks]
-        if self.has_extra_state:
-            features = torch.cat([features, states[..., -self.num_blocks:]], dim=-1)
-        return features
-
-    def _logits(self, states: Tensor) -> Tensor:
-        size = self.num_blocks
-        logits = self.actor(self._features(states)).unflatten(-1, (size, size))
-        if self.prior_weight:
-            logits = logits + self.prior_weight * states[..., None, -size:]
-        empty = states[..., size:2 * size] <= -1  # a surplus of -1 is a count of 0
-        # Not -inf: the entropy would be 0 * inf.
-        return logits.masked_fill(empty[..., None], -1e9).flatten(-2)
 
 
 class RunningMoments:

@@ -1,10 +1,11 @@
 """One period of prompt relocation: observe, reward, prune, allocate."""
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from .allocator import Allocator, Signals
 from .pruners import IdlenessPruner
 from .reward import RewardBaseline
@@ -20,7 +21,7 @@ class Move(NamedTuple):
 
 def policy_state(idleness: Tensor, block_index: Tensor, source: Optional[int],
                  num_blocks: int) -> Tensor:
-    """State of the allocation (001 § 3.3): block-wise idleness, distribution, one-hot source.
+    """State of the allocation (PRO-VPT § 3.3): block-wise idleness, distribution, one-hot source.
 
     The networks are tanh MLPs, so each part is brought to order 1: the mean idleness of each
     block's prompts (0 where it has none) is divided by the largest of them in absolute value, for
@@ -51,7 +52,7 @@ def policy_state(idleness: Tensor, block_index: Tensor, source: Optional[int],
 
 
 class Relocator:
-    r"""Alternates pruning and allocation between periods of tuning (001 § 3.3).
+    r"""Alternates pruning and allocation between periods of tuning (PRO-VPT § 3.3).
 
     A *period* is the training between two calls of ``step``. The relocations that open a period are
     rewarded when it ends: :math:`r = \mathcal L_{before} - \sum I_k - \mathcal L_{after}` (Eq. 8),
@@ -68,9 +69,6 @@ class Relocator:
       is given, with a next state whose one-hot part is zero.
     * A loss or an idleness that is not finite never reaches the policy: nothing moves, and a
       relocation whose reward it would have given is forgotten.
-    * Where the allocator chooses the source too, pruning is part of its action: the reward is
-      :math:`\mathcal L_{before} - \mathcal L_{after}`, and the pruner only says which prompt of
-      that block it is.
 
     Args:
         num_blocks (int): Number of blocks L.
@@ -85,8 +83,8 @@ class Relocator:
             found for the relocations that opened the period.
 
     Raises:
-        ValueError: ``relocate_per_period`` or ``reward_baseline`` is invalid, or more prompts shall
-            move than ``verify_top`` are verified, or several by an allocator that chooses the source.
+        ConfigError: ``relocate_per_period`` or ``reward_baseline`` is invalid, or more prompts shall
+            move than ``verify_top`` are verified.
     """
 
     def __init__(self,
@@ -96,13 +94,10 @@ class Relocator:
                  relocate_per_period: int = 1,
                  reward_baseline: Optional[str] = None) -> None:
         if relocate_per_period < 1:
-            raise ValueError(f'relocate_per_period must be at least 1, but is {relocate_per_period}')
-        if relocate_per_period > 1 and allocator.chooses_source:
-            raise ValueError(f'{type(allocator).__name__} moves one prompt per period, but '
-                             f'relocate_per_period is {relocate_per_period}')
+            raise ConfigError(f'relocate_per_period must be at least 1, but is {relocate_per_period}')
         if 0 < pruner.verify_top < relocate_per_period:
-            raise ValueError(f'verify_top is {pruner.verify_top}, too few for '
-                             f'relocate_per_period={relocate_per_period}')
+            raise ConfigError(f'verify_top is {pruner.verify_top}, too few for '
+                              f'relocate_per_period={relocate_per_period}')
         self.num_blocks = num_blocks
         self.pruner = pruner
         self.allocator = allocator
@@ -112,8 +107,7 @@ class Relocator:
         # 𝓛_before - Σ I_k of the relocations that wait for 𝓛_after.
         self._pending: Optional[float] = None
 
-    def step(self, loss: float, idleness: Tensor, block_index: Tensor,
-             signals: Union[Signals, Callable[[Optional[int]], Signals]] = None,
+    def step(self, loss: float, idleness: Tensor, block_index: Tensor, signals: Signals = None,
              verified: Optional[Dict[int, float]] = None) -> List[Move]:
         """Close a period and decide on the relocations that open the next one.
 
@@ -121,9 +115,7 @@ class Relocator:
             loss (float): Mean training loss of the period.
             idleness (Tensor): Mean idleness of every prompt over the period, (N,) float.
             block_index (Tensor): Block of every prompt in the period, (N,) int64.
-            signals (dict or Callable, optional): What the allocator asks for in ``signals``, each (L,)
-                float; see ``mmprovpt.relocation.allocator.block_signal`` for values that are unknown. Or
-                a function that returns it, given the number of the pruned prompt (None without one).
+            signals (dict, optional): What the allocator asks for in ``signals``, each (L,) float.
             verified (dict, optional): True idleness by number of those prompts that alone may move
                 (``verify_top``); it then also is what the reward takes off. The state keeps
                 the estimates, which there are for all.
@@ -133,41 +125,51 @@ class Relocator:
             is not finite. A prompt may be given back to its own block.
         """
         idleness = idleness.detach().float().cpu()
-        block_index = block_index.detach().cpu()
+        blocks = block_index.detach().cpu().clone()
         pending, self._pending, self.last_reward = self._pending, None, None
         if not (math.isfinite(loss) and bool(torch.isfinite(idleness).all())):
             self.allocator.forget()
             return []
-        blocks, scores, free = block_index.clone(), idleness, torch.ones(len(idleness), dtype=torch.bool)
-        if verified:
+        scores, free = idleness, torch.ones(len(idleness), dtype=torch.bool)
+        if verified is not None:
             scores, free = idleness.clone(), torch.zeros_like(free)
             for prompt, score in verified.items():
                 scores[prompt], free[prompt] = score, True
         moves: List[Move] = []
         for turn in range(self.relocate_per_period):
-            candidates = self.pruner.candidates(blocks)
-            candidates = candidates[free[candidates]]
-            prompt = None if self.allocator.chooses_source else self.pruner.prune(scores, candidates)
+            prompt = self.prune(scores, blocks, free)
             source = None if prompt is None else int(blocks[prompt])
             state = policy_state(idleness, blocks, source, self.num_blocks)
-            seen = signals(prompt) if callable(signals) else signals
             if turn == 0 and pending is not None:
                 self.last_reward = pending - loss
-                credit = self.baseline.advantage(self.last_reward)
-                self.allocator.observe(credit, state, seen)
-            if prompt is None and not self.allocator.chooses_source:
+                self.allocator.observe(self.baseline.advantage(self.last_reward), state, signals)
+            move = self.allocate(prompt, state, scores, blocks, signals)
+            if move is None:
                 break
-            target = self.allocator.act(state, seen)
-            if self.allocator.chooses_source:
-                source, target = divmod(target, self.num_blocks)
-                prompt = self.pruner.pick(idleness, (blocks == source).nonzero().flatten())
-            moves.append(Move(prompt, source, target, float(scores[prompt])))
-            blocks[prompt] = target
-            free[prompt] = False
+            moves.append(move)
+            blocks[move.prompt] = move.target
+            free[move.prompt] = False
         if moves:
-            merit = 0 if self.allocator.chooses_source else sum(move.idleness for move in moves)
-            self._pending = loss - merit
+            self._pending = loss - self.penalty(moves)
         return moves
+
+    # The three parts of a relocation; a subclass for another kind of action changes them.
+
+    def prune(self, scores: Tensor, blocks: Tensor, free: Tensor) -> Optional[int]:
+        """The prompt that leaves its block, if one does; scores (N,), blocks (N,) and whether each may move (N,)."""
+        eligible = self.pruner.eligible(blocks)
+        return self.pruner.prune(scores, eligible[free[eligible]])
+
+    def allocate(self, prompt: Optional[int], state: Tensor, scores: Tensor, blocks: Tensor,
+                 signals: Signals) -> Optional[Move]:
+        """The move of a pruned prompt in a state (3L,), or None without one; the rest as for ``prune``."""
+        if prompt is None:
+            return None
+        return Move(prompt, int(blocks[prompt]), self.allocator.act(state, signals), float(scores[prompt]))
+
+    def penalty(self, moves: Sequence[Move]) -> float:
+        """What the reward of moves takes off, because pruning alone would have gained it: the sum of I_k."""
+        return sum(move.idleness for move in moves)
 
     def finish(self, loss: float) -> Optional[float]:
         """Reward the last relocations after the last period; the policy is not asked again.
@@ -198,11 +200,11 @@ class Relocator:
         """Continue from a ``state_dict()``.
 
         Raises:
-            ValueError: It is about another number of blocks.
+            ConfigError: It is about another number of blocks.
         """
         if state['num_blocks'] != self.num_blocks:
-            raise ValueError(f'the relocation state is about {state["num_blocks"]} blocks, '
-                             f'but the model has {self.num_blocks}')
+            raise ConfigError(f'the relocation state is about {state["num_blocks"]} blocks, '
+                              f'but the model has {self.num_blocks}')
         self.pruner.load_state_dict(state['pruner'])
         self.baseline.load_state_dict(state['baseline'])
         self.allocator.load_state_dict(state['allocator'])

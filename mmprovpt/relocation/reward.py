@@ -1,10 +1,10 @@
-"""The two noisy parts of the reward (001 Eq. 8): a period's loss and the fall that is due anyway."""
+"""The two noisy parts of the reward (PRO-VPT Eq. 8): a period's loss and the fall that is due anyway."""
 from typing import List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
-BASELINES = ('mean', 'trend')
+from ..errors import ConfigError
 
 
 class PeriodLoss:
@@ -24,12 +24,12 @@ class PeriodLoss:
             all-reduce merges processes.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     def __init__(self, tail: float = 1.0, device: Union[str, torch.device] = 'cpu') -> None:
         if not 0 < tail <= 1:
-            raise ValueError(f'loss_tail must be in (0, 1], but is {tail}')
+            raise ConfigError(f'loss_tail must be in (0, 1], but is {tail}')
         self.tail = tail
         self.sums = torch.zeros(2, dtype=torch.float32, device=device)
 
@@ -74,22 +74,22 @@ class RewardBaseline:
     expectation.
 
     Args:
-        kind (str, optional): ``'mean'``: mean of the last ``window`` rewards, which lags while the
-            fall slows down. ``'trend'``: the least-squares line through them, extrapolated by one
-            period (their mean as long as there are fewer than 3); it does not lag on a steady
-            slowdown, but adds more noise (a 0.47th of a reward's variance at window 10, where the
-            mean adds a tenth). None: 0, the paper.
+        kind (str, optional): ``'mean'``: mean of the last ``window`` rewards, which lags while the fall slows down.
+            None: 0, the paper.
         window (int): Rewards that count, >= 1.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ConfigError: An argument is out of its range.
     """
 
     def __init__(self, kind: Optional[str] = None, window: int = 10) -> None:
-        if kind is not None and kind not in BASELINES:
-            raise ValueError(f'reward_baseline must be None or one of {BASELINES}, but is {kind!r}')
+        if kind == 'trend':
+            raise ConfigError("reward_baseline has no 'trend' any more, which added more noise than 'mean' and gained "
+                              "nothing: use 'mean'")
+        if kind not in (None, 'mean'):
+            raise ConfigError(f"reward_baseline must be None or 'mean', but is {kind!r}")
         if window < 1:
-            raise ValueError(f'window must be at least 1, but is {window}')
+            raise ConfigError(f'window must be at least 1, but is {window}')
         self.kind = kind
         self.window = window
         self.rewards: List[float] = []
@@ -98,19 +98,9 @@ class RewardBaseline:
         """float: The reward, less the one that was expected; then it counts among the past."""
         if self.kind is None:
             return reward
-        expected = self._expected() if self.rewards else reward
+        expected = sum(self.rewards) / len(self.rewards) if self.rewards else reward
         self.rewards = (self.rewards + [reward])[-self.window:]
         return reward - expected
-
-    def _expected(self) -> float:
-        size = len(self.rewards)
-        mean = sum(self.rewards) / size
-        if self.kind == 'mean' or size < 3:
-            return mean
-        centre = (size - 1) / 2
-        spread = sum((step - centre)**2 for step in range(size))
-        slope = sum((step - centre) * past for step, past in enumerate(self.rewards)) / spread
-        return mean + slope * (size - centre)
 
     def state_dict(self) -> dict:
         """dict: The past rewards that count."""

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mmprovpt.files import write_atomically
 
-from .runs import STAGES, Run
+from .runs import Run
 
 # More cells than this and a number in each would be too small to read.
 MAX_ANNOTATED_PERIODS = 24
@@ -27,10 +27,10 @@ COLOURS = colormaps['RdBu_r'].with_extremes(bad='0.85')
 def plot_relocation(runs: Sequence[Run], path: Union[str, Path]) -> Path:
     """Draw runs side by side as a PNG.
 
-    From top to bottom, each over the periods: prompts per block (001 Fig. 5 and viii; white is the initial mean, red
-    more and blue fewer), mean idleness of each block's prompts (red hurts, blue helps, grey has none), reward, entropy
-    of the policy, similarity of features (001 Fig. 6; mean and range over blocks). What no run has recorded is left
-    out. Runs that start from the same number of prompts share their colours.
+    From top to bottom, each over the periods: prompts per block (PRO-VPT Fig. 5; white is the initial mean, red more
+    and blue fewer), mean idleness of each block's prompts (red hurts, blue helps, grey has none), reward, entropy of
+    the policy. What no run has recorded is left out. Runs that start from the same number of prompts share their
+    colours.
 
     Args:
         runs: One or more runs over the same number of blocks.
@@ -156,36 +156,11 @@ class _Curve:
                 axes.legend(fontsize=7, frameon=False, loc='best', ncols=2, borderaxespad=0.2)
 
 
-class _Stability:
-    """Mean over the blocks, and their range, of the features' similarity after each stage."""
-    is_map = False
-    label = 'Similarity'
-
-    def data(self, run: Run) -> np.ndarray:
-        """(3, L, P)"""
-        return run.stability
-
-    def draw_row(self, figure: Figure, row: Sequence[Axes], runs: Sequence[Run]) -> None:
-        """Draw this panel of every run."""
-        for axes, run in zip(row, runs):
-            if not np.isfinite(run.stability).any():
-                _nothing(axes)
-                continue
-            for number, (stage, values) in enumerate(zip(STAGES, run.stability)):
-                known = np.isfinite(values).all(0)
-                periods, values = np.flatnonzero(known) + 1, values[:, known]
-                style = dict(color=f'C{number}', zorder=3 - number)  # tuning changes most
-                axes.fill_between(periods, values.min(0), values.max(0), alpha=0.2, linewidth=0, **style)
-                axes.plot(periods, values.mean(0), label=stage, linewidth=1, marker='.', markersize=4, **style)
-            axes.legend(fontsize=7, frameon=False, loc='best', ncols=3, borderaxespad=0.2)
-
-
 PANELS = (
     _Map('counts', 0, 'Number of prompts'),
     _Map('idleness', 1, 'Mean idleness (grey: no prompt)'),
     _Curve('rewards', 'Reward', lambda run: (None, 0), smooth=True),
     _Curve('entropy', 'Entropy (nats)', lambda run: ('uniform', np.log(len(run.counts)))),
-    _Stability(),
 )
 
 

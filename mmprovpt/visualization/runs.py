@@ -1,4 +1,4 @@
-"""What is drawn of a run with relocation, from its history or from its log."""
+"""What is drawn of a run with relocation, from its log."""
 import json
 from collections import Counter
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
-# Without these a line is no row of relocations.jsonl.
-_KEYS = ('period', 'from', 'to', 'reward', 'distribution')
+from mmprovpt.relocation.history import with_previous_reward
 
-STAGES = ('pruning', 'allocation', 'tuning')  # of a period, in ``feature_stability``
+# Without these a line is no row of relocations.jsonl.
+_KEYS = ('period', 'from', 'to', 'distribution')
 
 
 class LogError(ValueError):
@@ -24,10 +24,9 @@ class Run(NamedTuple):
         counts: (L, P + 1) int, prompts per block; column p is the distribution after the relocation that closes
             period p, column 0 the initial one.
         idleness: (L, P) float, mean idleness of each block's prompts in each period, in units of the loss.
-        rewards: (P,) float, reward of the relocation that closes each period (001 Eq. 8), in units of the loss.
+        rewards: (P,) float, reward of the relocation that closes each period (PRO-VPT Eq. 8), in units of the loss; of
+            the last it is not known.
         entropy: (P,) float, entropy of the policy at that relocation, in nats.
-        stability: (3, L, P) float, similarity of each block's features to those at the end of the period before, after
-            pruning, allocation and tuning (001 Fig. 6).
         warning: What is wrong with the log, if it can be drawn all the same.
     """
     name: str
@@ -35,32 +34,31 @@ class Run(NamedTuple):
     idleness: np.ndarray
     rewards: np.ndarray
     entropy: np.ndarray
-    stability: np.ndarray
     warning: Optional[str] = None
 
 
 def run_of(initial: Sequence[int], rows: Sequence[dict], name: str = '', warning: Optional[str] = None) -> Run:
-    """A run from the rows of its :class:`~mmprovpt.relocation.RelocationHistory`.
+    """A run from the rows of its log.
 
     Args:
         initial: L counts, the distribution before the first relocation.
-        rows: One for each period, or several with the same ``period`` where several prompts moved;
-            ``block_idleness``, ``entropy`` and ``feature_stability`` may be missing.
+        rows: See :class:`~mmprovpt.relocation.RelocationLog`; ``block_idleness`` and ``entropy`` may be missing, and
+            the rewards may be those of older logs.
         name: Title.
         warning: See :class:`Run`.
     """
-    rows = list({row['period']: row for row in rows}.values())  # they differ in what is not drawn
+    # The rows of a period differ in what is not drawn.
+    rows = list({row['period']: row for row in with_previous_reward(rows)}.values())
+    # What a period's relocation was worth says the next one.
+    rewards = [row.get('previous_reward') for row in rows[1:]] + [None] * bool(rows)
     blocks = len(initial)
     idleness = [row.get('block_idleness') or [None] * blocks for row in rows]
-    features = [row.get('feature_stability') or {} for row in rows]
-    stability = [[each.get(stage) or [None] * blocks for each in features] for stage in STAGES]
     return Run(
         name,
         np.array([initial, *(row['distribution'] for row in rows)]).T,
         _floats(idleness, (len(rows), blocks)).T,
-        _floats([row['reward'] for row in rows], (len(rows), )),
-        _floats([row.get('entropy') for row in rows], (len(rows), )),
-        _floats(stability, (len(STAGES), len(rows), blocks)).swapaxes(1, 2), warning)
+        _floats(rewards, (len(rows), )),
+        _floats([row.get('entropy') for row in rows], (len(rows), )), warning)
 
 
 def read_log(path: Union[str, Path], name: Optional[str] = None) -> Run:
@@ -100,6 +98,8 @@ def read_log(path: Union[str, Path], name: Optional[str] = None) -> Run:
 
 def _check(row, rows: List[dict], path: Path, number: int) -> None:
     missing = [key for key in _KEYS if not isinstance(row, dict) or key not in row]
+    if not isinstance(row, dict) or not {'reward', 'previous_reward'} & set(row):
+        missing.append('previous_reward')
     if missing:
         raise LogError(f'{path} is not a relocation log: line {number} has no {", ".join(missing)}')
     if rows and len(row['distribution']) != len(rows[0]['distribution']):

@@ -19,12 +19,14 @@ from torch.utils.data import Dataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from matrix import CASES, randomise  # noqa: E402
+from test_hooks.toy_run import read_rows  # noqa: E402
 
-from mmprovpt import inject_prompts  # noqa: E402
 from mmprovpt.cli.runner import build_runner  # noqa: E402
 from mmprovpt.errors import ConfigError  # noqa: E402
 from mmprovpt.hooks import PromptRelocationHook  # noqa: E402
 from mmprovpt.hooks.find import unwrapped  # noqa: E402
+from mmprovpt.prompts import inject_prompts  # noqa: E402
+from mmprovpt.relocation import ranks  # noqa: E402
 
 GLOBAL_BATCH, ITERS, PERIOD, LR = 8, 8, 2, 0.01
 # What each run is: options of `config`.
@@ -35,7 +37,7 @@ RUNS = dict(
     flexible=dict(runner_type='FlexibleRunner', optim_wrapper=dict(optimizer=dict(lr=LR / 2)),
                   auto_scale_lr=dict(enable=True, base_batch_size=GLOBAL_BATCH // 2)),
     bfloat16=dict(optim_wrapper=dict(type='BFloat16OptimWrapper')),
-    verified=dict(verify_top=2, allocator='VirtualAllocator'),
+    verified=dict(verify_top=2),
     sharded=dict(custom_hooks=[], runner_type='FlexibleRunner', strategy=dict(
         type='FSDPStrategy', model_wrapper=dict(device_id='cpu'))),
 )
@@ -51,7 +53,7 @@ class PromptedClassifier(BaseModel):
     def __init__(self, backbone):
         super().__init__()
         self.backbone = timm.create_model(**CASES[backbone].cfg, num_classes=0)
-        inject_prompts(self.backbone, dict(type='StaticPrompts', num_tokens=3, dropout=0., carry='project'))
+        inject_prompts(self.backbone, dict(type='StaticPrompts', num_tokens=3, dropout=0.))
         randomise(self.backbone)
         generator = torch.Generator().manual_seed(1)
         tokens = self.backbone.prompts.tokens
@@ -125,7 +127,8 @@ def config(work_dir, world_size, backbone='timm-vit', criterion='gate_fisher', a
 @contextmanager
 def noting(sent):
     """List what mmprovpt, but not DDP, sends to other processes: name and bytes."""
-    originals = dist.all_reduce, dist.broadcast
+    places = [(dist, 'all_reduce'), (ranks, 'add_up'), (ranks, 'broadcast')]
+    originals = [getattr(module, name) for module, name in places]
 
     def noted(original):
         def send(data, *args, **kwargs):
@@ -133,11 +136,13 @@ def noting(sent):
             return original(data, *args, **kwargs)
         return send
 
-    dist.all_reduce, dist.broadcast = map(noted, originals)
+    for (module, name), original in zip(places, originals):
+        setattr(module, name, noted(original))
     try:
         yield
     finally:
-        dist.all_reduce, dist.broadcast = originals
+        for (module, name), original in zip(places, originals):
+            setattr(module, name, original)
 
 
 def train(name, folder, world_size=1, **more):
@@ -155,8 +160,10 @@ def train(name, folder, world_size=1, **more):
                   lr=runner.optim_wrapper.optimizer.param_groups[0]['lr'])
     for hook in runner.hooks:
         if isinstance(hook, PromptRelocationHook):
-            momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
-            result.update(rows=hook.history.rows, momentum=momentum, blocks=hook._pool.block_index)
+            prompts = hook.session.prompts
+            momentum = runner.optim_wrapper.optimizer.state[prompts.tokens]['momentum_buffer']
+            rows = read_rows(Path(folder) / name) if dist.is_main_process() else []
+            result.update(rows=rows, momentum=momentum, blocks=prompts.block_index)
     return result
 
 

@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mmengine.hooks import Hook  # noqa: E402
-from test_hooks.toy_run import DISTRIBUTED, make_runner, relocation_hook  # noqa: E402
+from test_hooks.toy_run import DISTRIBUTED, make_runner, read_rows, relocation_hook  # noqa: E402
 
 CASES = dict(
     epoch=dict(hook=dict(), epochs=5, noisy=True),
@@ -49,9 +49,9 @@ def train(folder, case=None, kill=None, hooks=(), **options):
     runner = make_runner(folder, hooks=[losses, *hooks, *([] if kill is None else [KillMinus9(kill)])], **options)
     runner.train()
     hook = relocation_hook(runner)
-    momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
+    momentum = runner.optim_wrapper.optimizer.state[hook.session.prompts.tokens]['momentum_buffer']
     tensors = {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
-    return dict(tensors, momentum=momentum), hook.history.rows, losses.losses
+    return dict(tensors, momentum=momentum), read_rows(folder), losses.losses
 
 
 def main(jobs):

@@ -12,19 +12,13 @@ from mmengine.hooks import Hook
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_hooks import toy_run
-from test_hooks.toy_run import LR, OVERFLOW, ToyModel, make_runner, relocation_hook
+from test_hooks.toy_run import LR, OVERFLOW, ToyModel, make_runner, read_rows, relocation_hook
 from torch import nn
 
 from mmprovpt.hooks import PromptRelocationHook
-from mmprovpt.relocation import IdlenessPruner, PPOAllocator, Relocator
+from mmprovpt.relocation import ALLOCATORS, PRUNERS, IdlenessPruner, PPOAllocator, RelocationLog, Relocator
 
-KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'reward', 'distribution']
-
-
-def read_rows(work_dir):
-    """Rows of the newest relocations.jsonl below a work directory."""
-    path = max(Path(work_dir).glob('*/relocations.jsonl'), key=os.path.getmtime)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'previous_reward', 'distribution']
 
 
 class Batches(Hook):
@@ -82,15 +76,13 @@ def slow_training(batches, period, accumulate=1):
             move = moves[0] if moves else None
             if last:
                 relocator.finish(mean)
-            if rows:
-                rows[-1]['reward'] = relocator.last_reward
             if move is not None:
                 model.prompts.relocate(move.prompt, move.target)
                 for grad in grads:  # half an update: what the old block asked for is forgotten
                     grad[index][move.prompt] = 0
             values = move or (None, ) * 4
             rows.append(dict(zip(KEYS, [
-                len(rows) + 1, step + 1, mean, *values, None,
+                len(rows) + 1, step + 1, mean, *values, relocator.last_reward,
                 model.prompts.distribution.tolist()])))
             losses, scores = [], []
     return model, rows
@@ -136,7 +128,7 @@ def test_equals_a_slow_training_loop(tmp_path, case):
 
 def test_a_run_without_the_hook_is_the_same_but_for_the_moves(tmp_path, monkeypatch):
     """Measuring changes nothing: with a pruner that never prunes, training is bit-identical."""
-    monkeypatch.setattr(IdlenessPruner, 'prune', lambda self, idleness, candidates: None)
+    monkeypatch.setattr(IdlenessPruner, 'prune', lambda self, idleness, eligible: None)
     for name, hook in (('with', dict()), ('without', None)):
         make_runner(tmp_path / name, hook).train()
     one, other = (torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False)['state_dict']
@@ -193,8 +185,8 @@ def test_checkpoint_state_is_plain(tmp_path):
     checkpoint = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
     torch.save(checkpoint['prompt_relocation'], tmp_path / 'state.pth')
     state = torch.load(tmp_path / 'state.pth', weights_only=True)
-    assert len(state['history']['rows']) == 2
-    assert state['idleness']['sums'][-2] == 6
+    assert state['session']['period'] == 2 and state['session']['version'] == 2
+    assert state['session']['criterion']['sums'][-2] == 6
 
 
 def test_checkpoint_of_a_run_without_the_hook_warns(tmp_path):
@@ -242,7 +234,7 @@ def test_an_overflow_is_dropped(tmp_path):
     rows = read_rows(tmp_path)
     assert all(row['loss'] is not None for row in rows)
     # The score is that of the other five iterations; the loss is that of all.
-    sums = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['prompt_relocation']['idleness']['sums']
+    sums = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['prompt_relocation']['session']['criterion']['sums']
     assert sums[-4:].isfinite().all() and sums[-3:].tolist() == [5, 5, 1]
     first = [b for b, bad in zip(batches.batches[:6], overflows) if not bad]
     _, expected = slow_training(first, period=5)
@@ -257,7 +249,7 @@ def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path, poison):
     runner.train()
     rows = read_rows(tmp_path)
     assert [row['prompt'] for row in rows] == [None] * 4
-    assert [row['reward'] for row in rows] == [None] * 4
+    assert [row['previous_reward'] for row in rows] == [None] * 4
     log, = tmp_path.glob('*/*.log')
     assert log.read_text().count('the period is skipped (1 iterations were not finite)') == 4
 
@@ -265,8 +257,8 @@ def test_a_period_without_a_finite_iteration_moves_nothing(tmp_path, poison):
 def test_an_incomplete_last_period_gives_no_reward(tmp_path):
     make_runner(tmp_path, dict(interval=4, by_epoch=False), iters=10).train()
     rows = read_rows(tmp_path)
-    assert [row['iter'] for row in rows] == [4, 8]
-    assert rows[0]['reward'] is not None and rows[1]['reward'] is None
+    assert [row['iter'] for row in rows] == [4, 8]  # the third would have said what the second move was worth
+    assert rows[0]['previous_reward'] is None and rows[1]['previous_reward'] is not None
 
 
 def test_a_period_longer_than_training_does_nothing(tmp_path):
@@ -274,7 +266,7 @@ def test_a_period_longer_than_training_does_nothing(tmp_path):
     runner.train()
     assert not list(tmp_path.glob('*/relocations.jsonl'))
     assert runner.model.prompts.distribution.tolist() == [2, 2, 2]
-    assert list(tmp_path.glob('*/prompt_distribution.png'))
+    assert not list(tmp_path.glob('*/prompt_distribution.png'))
 
 
 def test_scalars_reach_tensorboard_and_the_log(tmp_path):
@@ -293,8 +285,7 @@ def test_scalars_reach_tensorboard_and_the_log(tmp_path):
         {row['iter']: row['idleness'] for row in rows if row['idleness'] is not None}, rel=1e-5)
     # A reward is known, and so logged, when the next period has closed.
     assert logged['reward'] == pytest.approx(
-        {late['iter']: row['reward'] for row, late in zip(rows, rows[1:])
-         if row['reward'] is not None}, rel=1e-5)
+        {row['iter']: row['previous_reward'] for row in rows if row['previous_reward'] is not None}, rel=1e-5)
     assert {'entropy', 'approx_kl', 'clip_fraction', 'explained_variance'} <= set(logged)
     log, = tmp_path.glob('*/*.log')
     assert log.read_text().count('Relocation, period ') == 6
@@ -310,45 +301,57 @@ def test_heat_map_is_drawn(tmp_path):
     assert str(path) in log.read_text()
 
 
-def started_hook(tmp_path, widths, **optimizer):
-    """A hook whose run has ended, so that the optimizer remembers something of every prompt."""
+def trained_session(tmp_path, widths, **optimizer):
+    """A session whose run has ended, so that the optimizer remembers something of every prompt."""
     runner = make_runner(tmp_path, dict(), model=ToyModel(widths), epochs=1,
                          optim_wrapper=dict(optimizer=dict(lr=LR, **optimizer)))
     runner.train()
     hook = relocation_hook(runner)
-    memory = runner.optim_wrapper.optimizer.state[hook._pool.tokens]
-    return hook, {k: v for k, v in memory.items() if v is not None and v.ndim == 2}
+    memory = runner.optim_wrapper.optimizer.state[hook.session.prompts.tokens]
+    return hook.session, {k: v for k, v in memory.items() if v is not None and v.ndim == 2}
 
 
 @pytest.mark.parametrize('optimizer', [dict(type='SGD', momentum=0.9),
                                        dict(type='AdamW', amsgrad=True)])
 def test_a_rewritten_row_loses_its_moments(tmp_path, optimizer):
-    hook, memory = started_hook(tmp_path, (4, 4, 6), **optimizer)
+    session, memory = trained_session(tmp_path, (4, 4, 6), **optimizer)
     assert len(memory) == (1 if optimizer['type'] == 'SGD' else 3)
     before = copy.deepcopy(memory)
-    tokens = hook._pool.tokens
+    tokens = session.prompts.tokens
     tokens.grad = torch.ones_like(tokens)
-    hook._move(0, 1)  # as wide: keeps all but the gradient it had in the old block
+    session.apply([(0, 1)])  # as wide: keeps all but the gradient it had in the old block
     assert all(torch.equal(memory[k], before[k]) for k in memory)
     assert tokens.grad[0].eq(0).all() and tokens.grad[1:].eq(1).all()
-    hook._move(1, 2)  # wider
+    session.apply([(1, 2)])  # wider
     for name, moment in memory.items():
         assert before[name][1].any() and not moment[1].any()
         rest = [0, 2, 3, 4, 5]
         assert torch.equal(moment[rest], before[name][rest])
-    assert hook._pool.distribution.tolist() == [0, 3, 3]
+    assert session.prompts.distribution.tolist() == [0, 3, 3]
 
 
 @pytest.mark.parametrize('hook,message', [
     (dict(interval=0), 'interval must be an int >= 1, but is 0'),
     (dict(interval=1.5), 'interval must be an int'),
-    (dict(pruner=dict(type='Pruner')), "unknown type 'Pruner'.*IdlenessPruner"),
+    (dict(pruner=dict(type='Pruner')), "type='Pruner' is unknown; known are .*IdlenessPruner"),
     (dict(pruner=dict(type='IdlenessPruner', criterion='x')), "criterion 'x'; known are taylor"),
-    (dict(allocator=dict(type='PPOAllocator', lr=1)), "no argument 'lr'; known are .*lr_actor"),
+    (dict(allocator=dict(type='PPOAllocator', lr=1)), 'no argument lr; known are .*lr_actor'),
+    (dict(allocator=dict(type='PPOAllocator', prior='need')), 'no prior any more: .*NeedAllocator'),
+    (dict(allocator=dict(type='VirtualAllocator')), 'no VirtualAllocator any more: .*use PPOAllocator'),
+    (dict(draw_interval=0), 'no draw_interval any more: the picture is drawn after training'),
+    (dict(feature_stability=3), 'no feature_stability any more: benchmarks/feature_stability.py'),
+    (dict(draw=3), "no argument 'draw'"),
 ])
 def test_wrong_arguments_raise_when_built(hook, message):
     with pytest.raises(ValueError, match=message):
         PromptRelocationHook(**hook)
+
+
+@pytest.mark.parametrize('kinds, name', [(PRUNERS, 'ShrinkingPruner'), (ALLOCATORS, 'JointPPOAllocator')])
+def test_ablations_say_where_they_are(kinds, name, monkeypatch):
+    monkeypatch.setitem(kinds, name, None)  # somebody else may have imported them
+    with pytest.raises(ValueError, match=f'no {name} any more: .*import benchmarks.table3.ablations by custom_imports'):
+        kinds.check(dict(type=name))
 
 
 class Two(ToyModel):
@@ -393,12 +396,117 @@ def test_averaged_weights_follow_the_relocations(tmp_path):
     assert read_rows(tmp_path) == read_rows(tmp_path / 'plain')
 
 
+def test_a_second_hook_is_refused(tmp_path):
+    runner = make_runner(tmp_path, dict(), hooks=[dict(type='mmprovpt.PromptRelocationHook')])
+    with pytest.raises(ValueError, match='more than one PromptRelocationHook, .*leave one'):
+        runner.train()
+
+
+def test_what_cannot_be_written_warns_and_ends_nothing(tmp_path, monkeypatch):
+    append = RelocationLog.append
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    def append_but_one(log, rows):
+        return full() if rows[0]['period'] == 2 else append(log, rows)
+
+    monkeypatch.setattr(RelocationLog, 'append', append_but_one)
+    monkeypatch.setattr('mmprovpt.visualization.plot_relocation', full)
+    runner = make_runner(tmp_path, dict(), hooks=[Broken()])
+    runner.train()
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    assert runner.epoch == 4 and relocation_hook(runner).session.period == 4
+    assert text.count('will lack period 2: [Errno 28]') == text.count('could not be drawn: [Errno 28]') == 1
+    assert text.count('could not be written: no network') == 4
+    assert [row['period'] for row in read_rows(tmp_path)] == [1, 3, 4]
+
+
+class Broken(Hook):
+    """A visualisation backend that fails."""
+
+    def before_train(self, runner):
+        add_scalars = runner.visualizer.add_scalars
+
+        def failing(scalars, **kwargs):
+            if 'train/relocation/loss' in scalars:
+                raise ConnectionError('no network')
+            add_scalars(scalars, **kwargs)
+
+        runner.visualizer.add_scalars = failing
+
+
+def test_the_log_is_appended_and_a_resumed_one_ends_at_the_checkpoint(tmp_path):
+    """It has the lines of the run before up to the checkpoint, as they were, and no more of them."""
+    with pytest.raises(KeyboardInterrupt):  # in epoch 3: three periods have closed, the checkpoint knows of two
+        make_runner(tmp_path, dict(), hooks=[Kill(19)], epochs=6).train()
+    log, = tmp_path.glob('*/relocations.jsonl')
+    lines = log.read_text().splitlines(keepends=True)
+    assert [json.loads(line)['period'] for line in lines] == [1, 2, 3]
+    log.write_text(lines[0].replace('"iter": 6', '"iter": 7') + ''.join(lines[1:]) + '{"period": 4, "it')
+    make_runner(tmp_path, dict(), resume=True, epochs=6).train()
+    rows = read_rows(tmp_path)
+    assert [row['iter'] for row in rows] == [7, 12, 18, 24, 30, 36]
+
+
+def test_a_resumed_run_without_the_log_of_the_run_before(tmp_path):
+    make_runner(tmp_path, dict(), epochs=3).train()
+    next(tmp_path.glob('*/relocations.jsonl')).unlink()
+    make_runner(tmp_path, dict(), resume=True, epochs=5).train()
+    assert [row['period'] for row in read_rows(tmp_path)] == [3, 4, 5]
+    assert any('will begin with period 3' in log.read_text() for log in tmp_path.glob('*/*.log'))
+
+
+def old_checkpoint(path, rows):
+    """Rewrite the state of relocation as releases before the session wrote it."""
+    checkpoint = torch.load(path, weights_only=False)
+    state = checkpoint['prompt_relocation']
+    session = state['session']
+    rows = [dict({key: value for key, value in row.items() if key != 'previous_reward'}, reward=None) for row in rows]
+    checkpoint['prompt_relocation'] = dict(
+        boundary=state['boundary'], idleness=session['criterion'], loss=session['loss'], features=None,
+        relocator=session['relocator'], history=dict(initial=[2, 2, 2], rows=rows))
+    torch.save(checkpoint, path)
+
+
+def test_checkpoints_of_earlier_releases_resume(tmp_path):
+    make_runner(tmp_path / 'whole', dict(), epochs=6).train()
+    make_runner(tmp_path / 'part', dict(), epochs=3).train()
+    whole, part = read_rows(tmp_path / 'whole'), read_rows(tmp_path / 'part')[:2]
+    old_checkpoint(tmp_path / 'part' / 'epoch_3.pth', part)
+    make_runner(tmp_path / 'part', dict(), resume=True, epochs=6).train()
+    rows = read_rows(tmp_path / 'part')
+    for row, expected in zip(rows, whole):
+        assert row == dict(expected, previous_reward=row['previous_reward'])
+    assert [row['previous_reward'] for row in rows[2:]] == [row['previous_reward'] for row in whole[2:]]
+    assert len(rows) == 6
+
+
+def test_another_allocator_on_resume_is_named(tmp_path):
+    make_runner(tmp_path, dict(), epochs=2).train()
+    other = dict(allocator=dict(type='ThompsonAllocator'))
+    with pytest.raises(ValueError, match='with the allocator PPOAllocator, but this one has ThompsonAllocator'):
+        make_runner(tmp_path, other, resume=True, epochs=3).train()
+
+
+def test_checkpoints_do_not_grow(tmp_path):
+    """Per period there is one more line in the log, and nothing else."""
+    make_runner(tmp_path, dict(interval=1, by_epoch=False), iters=120,
+                checkpoint=dict(interval=30, by_epoch=False, max_keep_ckpts=-1)).train()
+    sizes = []
+    for iteration in (30, 120):
+        state = torch.load(tmp_path / f'iter_{iteration}.pth', weights_only=False)['prompt_relocation']
+        torch.save(state, tmp_path / 'state.pth')
+        sizes.append((tmp_path / 'state.pth').stat().st_size)
+    assert abs(sizes[1] - sizes[0]) < 200 and len(read_rows(tmp_path)) == 120
+
+
 def test_hook_can_be_copied(tmp_path):
     copy.deepcopy(PromptRelocationHook())
     runner = make_runner(tmp_path, dict(), epochs=1)
     runner.train()
-    twin = copy.deepcopy(relocation_hook(runner))
-    assert twin.history.rows == relocation_hook(runner).history.rows
+    copied = copy.deepcopy(relocation_hook(runner)).session
+    assert copied.period == 1 and copied.prompts is not relocation_hook(runner).session.prompts
 
 
 def test_allocator_is_seeded_by_the_runner_or_its_own_config(tmp_path):
@@ -407,7 +515,7 @@ def test_allocator_is_seeded_by_the_runner_or_its_own_config(tmp_path):
         runner = make_runner(tmp_path / str(number), epochs=1,
                              hook=dict(allocator=dict(type='PPOAllocator', **allocator)))
         runner.train()
-        generators.append(relocation_hook(runner).relocator.allocator.generator.initial_seed())
+        generators.append(relocation_hook(runner).session.relocator.allocator.generator.initial_seed())
     assert generators == [3, 3, 4]
 
 
@@ -430,8 +538,8 @@ def test_two_processes(tmp_path):
     for equal in zip(*(torch.load(tmp_path / f'{rank}.pth') for rank in range(2))):
         for name in ('tokens', 'blocks', 'momentum'):
             assert torch.equal(equal[0][name], equal[1][name])
-        assert equal[1]['rows'] == []  # rank 0 alone keeps the books
-        assert len(equal[0]['rows']) == 5
-        assert any(row['from'] != row['to'] for row in equal[0]['rows'])
+    for name in ('equal', 'unequal'):
+        rows = read_rows(tmp_path / name)
+        assert len(rows) == 5 and any(row['from'] != row['to'] for row in rows)
     make_runner(tmp_path / 'single', dict(), epochs=5).train()
     assert_rows(read_rows(tmp_path / 'equal'), read_rows(tmp_path / 'single'))

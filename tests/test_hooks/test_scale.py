@@ -11,7 +11,7 @@ from test_hooks import scale_run
 from test_hooks.scale_run import AGREEING, LR, PROCESSES, train
 from torch import nn
 
-from mmprovpt.hooks.find import find_pool
+from mmprovpt.hooks.find import find_prompts
 
 EQUAL = [(processes, name) for processes, names in PROCESSES.items() for name in names
          if name in ('vit', 'swin', 'accumulated', 'flexible')]
@@ -58,7 +58,7 @@ def assert_same(one, other, rtol=1e-4, atol=1e-5):
     for row, expected in zip(one['rows'], other['rows']):
         for key in ('period', 'iter', 'prompt', 'from', 'to', 'distribution'):
             assert row[key] == expected[key], key
-        for key in ('loss', 'idleness', 'reward'):
+        for key in ('loss', 'idleness', 'previous_reward'):
             assert row[key] == (expected[key] and pytest.approx(expected[key], rel=1e-3, abs=1e-6)), key
 
 
@@ -68,7 +68,6 @@ def test_ranks_agree(results, processes, name):
     first, *others = [rank[name] for rank in results[processes]]
     for other in others:
         assert all(torch.equal(first[key], other[key]) for key in AGREEING)
-        assert other['rows'] == []  # rank 0 alone keeps the books
     assert sum(row['prompt'] is not None for row in first['rows']) >= 2
     assert first['rows'][-1]['distribution'] == torch.bincount(first['blocks']).tolist()
 
@@ -111,21 +110,17 @@ def test_one_process_resumes_what_several_began(folder, alone, name, tmp_path):
 def test_what_is_communicated(results):
     """The formula of docs/scaling.md, with N = 9 prompts; rows that cross Swin's stages are up to 48 wide."""
     state = 4 * (2 * 9 + 4), 4 * 2
-    merges = 3 + 2 + 2  # relocations, checkpoints after iterations 3 and 6, the end of the loop and of training
+    merges = 3 + 1 + 1  # relocations, one checkpoint within a period (after iteration 3), the end
     sent = results[4][0]['vit']['sent']
-    assert sorted(size for name, size in sent if name == 'all_reduce') == sorted(state * merges)
-    assert [size for name, size in sent if name == 'broadcast'] == [16] * 3
-    verified = results[4][0]['verified']  # verify_top=2, three blocks
-    freed = sum(row['prompt'] is not None for row in verified['rows'])
-    assert freed >= 1
+    assert sorted(size for name, size in sent if name == 'add_up') == sorted(state * merges)
+    assert [size for name, size in sent if name == 'broadcast'] == [8 + 16] * 3
+    verified = results[4][0]['verified']  # verify_top=2
     assert verified['sent'].count(('all_reduce', 4)) == 3 * (2 + 1)
-    assert verified['sent'].count(('all_reduce', 4 * 3)) == freed
-    assert verified['sent'].count(('broadcast', 8)) == freed + 3
-    assert verified['sent'].count(('broadcast', 16)) == 3 + 3  # nominees and decisions
+    assert verified['sent'].count(('broadcast', 8 + 16)) == 3 + 3  # candidates and decisions
     swin = results[2][0]['swin']
     crossed = sum(row['from'] is not None and row['from'] // 2 != row['to'] // 2 for row in swin['rows'])
     assert crossed >= 1
-    assert [size for name, size in swin['sent'] if name == 'broadcast' and size != 16] == [4 * 48] * crossed
+    assert [size for name, size in swin['sent'] if name == 'broadcast' and size != 24] == [4 * 48] * crossed
 
 
 def test_sharded_prompts_train_as_others(results, tmp_path):
@@ -153,4 +148,4 @@ def test_other_wrappers_are_refused(monkeypatch):
 
     monkeypatch.setitem(MODEL_WRAPPERS.module_dict, 'Engine', Engine)
     with pytest.raises(ValueError, match='but Engine may shard them: use MMEngine'):
-        find_pool(Engine())
+        find_prompts(Engine())

@@ -1,19 +1,15 @@
-"""``verify_top``: the nominees are really taken away on held batches, and nothing else is touched by that."""
+"""``verify_top``: the candidates are really taken away on held batches, and nothing else is touched by that."""
 import json
 import random
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from matrix import CASES, build, outputs
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
-from test_hooks.toy_run import make_runner, relocation_hook
-from torch import nn
+from test_hooks.toy_run import make_runner
 
 from mmprovpt.hooks.verification import HeldBatches
-from mmprovpt.relocation import IdlenessPruner, Relocator, UniformAllocator, virtual_gain
+from mmprovpt.relocation import IdlenessPruner, Relocator, UniformAllocator
 
 ALL = 6  # prompts of the toy, and batches of its data
 
@@ -60,7 +56,7 @@ def test_the_truly_idlest_moves(tmp_path, criterion):
     assert len(truth.found) == 5 and moved > 0
 
 
-def test_only_nominees_may_move():
+def test_only_candidates_may_move():
     pruner = IdlenessPruner(verify_top=2)
     relocator = Relocator(3, pruner, UniformAllocator(3))
     idleness, index = torch.tensor([3., 2., 1.]), torch.tensor([0, 1, 2])
@@ -75,7 +71,7 @@ def states():
 
 def test_held_batches_disturb_nothing_and_are_drawn_by_seed(tmp_path):
     runner, _ = train(tmp_path, hook=dict(), epochs=1)
-    before, wrapper = states(), relocation_hook(runner)._optim_wrapper
+    before, wrapper = states(), runner.optim_wrapper
     runner.model.train()
     held = [HeldBatches(runner, wrapper, 2, seed) for seed in (1, 1, 2)]
     losses = [float(batches.loss()) for batches in held]
@@ -93,55 +89,6 @@ def test_resumed_run_verifies_alike(tmp_path):
     keys = ('loss', 'prompt', 'from', 'to', 'idleness', 'distribution')
     assert len(whole) == 6
     assert [[row[key] for key in keys] for row in resumed[:5]] == [[row[key] for key in keys] for row in whole[:5]]
-
-
-class Seeing(BaseModel):
-    """The toy's numbers as pixels of a small prompted ViT."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.backbone = build(CASES['timm-vit'], dict(num_tokens=2, dropout=0.))
-        self.head = nn.Linear(32, 1)
-        self.register_buffer('pixels', torch.randn(6, 3 * 32 * 32))
-
-    def forward(self, inputs, targets=None, mode='tensor'):
-        images = (inputs @ self.pixels).unflatten(1, (3, 32, 32))
-        features = outputs(self.backbone, images)[-1].mean(1)
-        return dict(loss=F.mse_loss(self.head(features).squeeze(1), targets))
-
-
-class WholeGain(Hook):
-    """Just before each relocation: the gain of every prompt in every block, on all the data in one batch."""
-    priority = 'VERY_HIGH'
-
-    def __init__(self):
-        self.gains = []
-
-    def before_train_epoch(self, runner):
-        model, data = runner.model.eval(), runner.train_dataloader.dataset
-        if runner.epoch > 0:
-            loss = [lambda: model(data.inputs, data.targets, mode='loss')['loss']]
-            self.gains.append(torch.stack([
-                virtual_gain(model.backbone.prompts, prompt, loss) for prompt in range(ALL)]))
-        model.train()
-
-
-def test_virtual_allocator_goes_where_the_gain_is(tmp_path):
-    whole = WholeGain()
-    hook = dict(pruner=dict(type='RandomPruner'), allocator=dict(type='VirtualAllocator', temperature=0))
-    runner, rows = train(tmp_path, model=Seeing(), hook=hook, hooks=[whole], batch_size=12, epochs=5)
-    assert len(rows) == 5 and len(whole.gains) == 4
-    for row, gains in zip(rows, whole.gains):
-        assert row['to'] == int(gains[row['prompt']].argmax())
-    # Asking disturbs nothing.
-    before, subject = states(), relocation_hook(runner)
-    prompts = runner.model.backbone.prompts
-    prompts.tokens.grad = None
-    asked = subject._signals(runner, 1)['virtual']
-    assert states() == before and runner.model.training and prompts.tokens.grad is None
-    assert asked.isfinite().all() and prompts.observer is subject._idleness
-    assert subject._signals(runner, None)['virtual'].isnan().all()
 
 
 @pytest.mark.parametrize('kwargs', [dict(verify_top=-1), dict(verify_top=2, verify_batches=0)])

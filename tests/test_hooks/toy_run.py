@@ -1,8 +1,10 @@
 """A tiny prompted model and its Runner; as a script, one process of a distributed run."""
+import json
 import os
 import random
 import sys
 import uuid
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,12 +26,12 @@ OVERFLOW = 1e3  # a poison whose loss is finite, but not its gradient once it is
 class ToyModel(BaseModel):
     """Residual blocks that read their prompts, and a trained head; with dropout where it is ``noisy``."""
 
-    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, num_spare=0, noisy=False):
+    def __init__(self, widths=(4, 4, 4), num_tokens=2, seed=0, noisy=False):
         super().__init__()
         self.noisy = noisy
         generator = torch.Generator().manual_seed(seed)
         self.prompts = StaticPrompts(num_tokens, patch_fan_in=12, dropout=0., widths=widths,
-                                     carry='reinit', num_spare=num_spare)
+                                     cross_stage='reinit')
         for width, rows in zip(self.prompts.widths, range(len(widths))):
             self.register_buffer(f'read_{rows}', torch.randn(width, 6, generator=generator))
         with torch.no_grad():
@@ -139,6 +141,12 @@ def relocation_hook(runner):
     return next(h for h in runner.hooks if type(h).__name__ == 'PromptRelocationHook')
 
 
+def read_rows(work_dir):
+    """Rows of the newest relocations.jsonl below a work directory; none without one."""
+    paths = sorted(Path(work_dir).glob('*/relocations.jsonl'), key=os.path.getmtime)
+    return [json.loads(line) for line in paths[-1].read_text().splitlines()] if paths else []
+
+
 DISTRIBUTED = dict(
     launcher='pytorch',
     cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)))
@@ -157,9 +165,9 @@ def main(folder):
                              epochs=5, **DISTRIBUTED, **extra)
         runner.train()
         hook = relocation_hook(runner)
-        momentum = runner.optim_wrapper.optimizer.state[hook._pool.tokens]['momentum_buffer']
-        results.append(dict(tokens=hook._pool.tokens.data, blocks=hook._pool.block_index,
-                            momentum=momentum, rows=hook.history.rows))
+        prompts = hook.session.prompts
+        momentum = runner.optim_wrapper.optimizer.state[prompts.tokens]['momentum_buffer']
+        results.append(dict(tokens=prompts.tokens.data, blocks=prompts.block_index, momentum=momentum))
     torch.save(results, f'{folder}/{torch.distributed.get_rank()}.pth')
     os._exit(0)  # at the interpreter's end gloo's threads now and then abort it, when all has been written
 

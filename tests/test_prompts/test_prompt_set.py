@@ -49,7 +49,9 @@ def test_relocation_moves_one_row_and_touches_nothing_else(pool, counts, data):
 
 def test_a_prompt_that_no_block_owns_is_read_by_none():
     own = pool(2, widths=(8, 8))
-    own.block_index[0] = -1
+    assert own.relocate(0, -1) is False
+    with pytest.raises(IndexError, match='prompt 0 belongs to no block'):
+        own.relocate(0, 1)
     assert own.distribution.tolist() == [1, 2] and own.num_active == 3 * 8
     assert [owned.tolist() for owned in own.owners()] == [[1], [2, 3]]
     own.rows(0).sum().backward()
@@ -137,7 +139,7 @@ def test_bad_options(kwargs, message):
     (6, 0, 'prompt 6: there are the prompts 0 to 5'),
     (-1, 0, 'prompt -1'),
     (0, 3, 'block 3: this backbone has the blocks 0 to 2'),
-    (0, -1, 'block -1'),
+    (0, -2, 'block -2'),
 ])
 @every_kind
 def test_out_of_range(pool, prompt, block, message):

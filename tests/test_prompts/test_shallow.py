@@ -7,7 +7,7 @@ from torch import nn
 
 from mmprovpt import inject_prompts
 from mmprovpt.cli.parameters import count_trainable
-from mmprovpt.hooks.find import find_pool
+from mmprovpt.hooks.find import find_relocating_prompts
 from mmprovpt.prompts import ShallowPrompts
 
 SHALLOW = KINDS['shallow']
@@ -91,4 +91,4 @@ def test_mistakes(options, error, message):
 ])
 def test_relocation_hook_needs_something_to_relocate(prompts, message):
     with pytest.raises(ValueError, match=message):
-        find_pool(build(CASES['mmpretrain-vit'], prompts))
+        find_relocating_prompts(build(CASES['mmpretrain-vit'], prompts))

@@ -3,16 +3,8 @@ import math
 import pytest
 import torch
 
-from mmprovpt.relocation import (
-    ALLOCATORS,
-    NeedAllocator,
-    PPOAllocator,
-    RandomPruner,
-    ThompsonAllocator,
-    UniformAllocator,
-    build,
-)
-from mmprovpt.relocation.allocator import block_signal
+from mmprovpt.relocation import ALLOCATORS, NeedAllocator, RandomPruner, ThompsonAllocator, UniformAllocator
+from mmprovpt.relocation.allocator import need_logits
 
 STATE = torch.zeros(12)
 NEED = dict(need=torch.tensor([1.0, 8.0, float('nan'), 1.0]))
@@ -26,10 +18,10 @@ def shares(allocator, signals=None, draws=4000):
 def test_signal_by_hand():
     # The mean log of 1, 8 and 1 is log 2, and so the unknown block's.
     expected = torch.tensor([0.5, 4.0, 1.0, 0.5]).log()
-    torch.testing.assert_close(block_signal(NEED, 'need', 4), expected)
-    assert block_signal(dict(need=torch.full((4, ), float('nan'))), 'need', 4).tolist() == [0] * 4
-    assert block_signal(dict(need=torch.zeros(4)), 'need', 4).tolist() == [0] * 4
-    some = block_signal(dict(need=torch.tensor([0.0, 1.0])), 'need', 2)
+    torch.testing.assert_close(need_logits(NEED, 4), expected)
+    assert need_logits(dict(need=torch.full((4, ), float('nan'))), 4).tolist() == [0] * 4
+    assert need_logits(dict(need=torch.zeros(4)), 4).tolist() == [0] * 4
+    some = need_logits(dict(need=torch.tensor([0.0, 1.0])), 2)
     torch.testing.assert_close(some, math.log(1e3) * torch.tensor([-1.0, 1.0]))
 
 
@@ -39,10 +31,9 @@ def test_signal_by_hand():
     (dict(need=torch.ones(3)), r'each of 4 blocks, but its shape is \(3,\)'),
     (dict(need=torch.tensor([1.0, -1, 1, 1])), 'must not be negative'),
 ])
-@pytest.mark.parametrize('allocator', [dict(type='NeedAllocator'), dict(type='PPOAllocator', prior='need')])
-def test_wrong_signals_are_named(allocator, signals, message):
+def test_wrong_signals_are_named(signals, message):
     with pytest.raises(ValueError, match=message):
-        build(allocator, ALLOCATORS, num_blocks=4).act(STATE, signals)
+        NeedAllocator(4).act(STATE, signals)
 
 
 def test_uniform_is_uniform():
@@ -57,15 +48,6 @@ def test_need_draws_by_need(temperature):
 
 def test_need_at_temperature_0_is_the_argmax():
     assert shares(NeedAllocator(4, 0), NEED, 10).tolist() == [0, 1, 0, 0]
-
-
-def test_prior_makes_untrained_ppo_draw_by_need():
-    weights = torch.tensor([0.5, 4.0, 1.0, 0.5])**0.5
-    allocator = PPOAllocator(4, prior='need', prior_weight=0.5)
-    torch.testing.assert_close(shares(allocator, NEED), weights / weights.sum(), atol=0.03, rtol=0)
-    assert allocator.actor[0].in_features == 12 and allocator.signals == ('need', )
-    assert PPOAllocator(4, extra_state=('need', )).actor[0].in_features == 16
-    assert PPOAllocator(4).signals == ()
 
 
 def play(allocator, rewards):
@@ -122,14 +104,14 @@ def test_thompson_has_no_unit():
 
 
 ALL = [dict(type='UniformAllocator'), dict(type='NeedAllocator'), dict(type='ThompsonAllocator', decay=0.9),
-       dict(type='PPOAllocator', prior='need', extra_state=('need', ), horizon=3), dict(type='JointPPOAllocator')]
+       dict(type='PPOAllocator', horizon=3)]
 
 
 @pytest.mark.parametrize('config', ALL, ids=lambda config: config['type'])
 def test_state_gives_identical_continuation(config, tmp_path):
     """With a decision that waits for its reward."""
     rewards = torch.randn(40, generator=torch.Generator().manual_seed(0)).tolist()
-    original, restored = (build(config, ALLOCATORS, num_blocks=4, seed=seed) for seed in (1, 2))
+    original, restored = (ALLOCATORS.build(config, num_blocks=4, seed=seed) for seed in (1, 2))
     play(original, rewards[:7])
     original.act(STATE, NEED)
     torch.save(original.state_dict(), tmp_path / 'state.pth')
@@ -140,7 +122,7 @@ def test_state_gives_identical_continuation(config, tmp_path):
     assert play(original, rewards[7:]) == play(restored, rewards[7:])
     assert torch.equal(before, torch.get_rng_state())
     with pytest.raises(ValueError, match='trained for 4 blocks, but the model has 5'):
-        build(config, ALLOCATORS, num_blocks=5).load_state_dict(original.state_dict())
+        ALLOCATORS.build(config, num_blocks=5).load_state_dict(original.state_dict())
 
 
 def test_wrong_arguments_raise():
@@ -148,17 +130,14 @@ def test_wrong_arguments_raise():
                             (dict(type='NeedAllocator', temperature=-1), 'temperature must be in'),
                             (dict(type='ThompsonAllocator', decay=0), 'decay must be in'),
                             (dict(type='ThompsonAllocator', prior_scale=0), 'prior_scale must be in'),
-                            (dict(type='PPOAllocator', prior='gain'), 'prior must be None or one of'),
-                            (dict(type='PPOAllocator', prior='need', extra_state=('virtual', )), 'the same signal'),
-                            (dict(type='JointPPOAllocator', prior='virtual'), "use 'need'"),
-                            (dict(type='PPOAllocator', extra_state='need'), 'extra_state')):
+                            (dict(type='PPOAllocator', extra_state=('need', )), 'no extra_state any more')):
         with pytest.raises(ValueError, match=message):
-            build(config, ALLOCATORS, **dict(num_blocks=4) if 'num_blocks' not in config else {})
+            ALLOCATORS.build(config, **dict(num_blocks=4) if 'num_blocks' not in config else {})
     with pytest.raises(RuntimeError, match='without act'):
         ThompsonAllocator(4).observe(0.0, STATE)
 
 
-def test_random_pruner_draws_from_its_candidates_and_resumes():
+def test_random_pruner_draws_from_what_is_eligible_and_resumes():
     pruner = RandomPruner(seed=4)
     scores = torch.full((6, ), -1.0)  # none does harm
     picks = torch.tensor([pruner.prune(scores, torch.tensor([1, 3, 4])) for _ in range(3000)])

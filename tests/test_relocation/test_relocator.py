@@ -6,16 +6,7 @@ import pytest
 import torch
 
 import mmprovpt.relocation
-from mmprovpt.relocation import (
-    ALLOCATORS,
-    PRUNERS,
-    Allocator,
-    IdlenessPruner,
-    Move,
-    PPOAllocator,
-    Relocator,
-    build,
-)
+from mmprovpt.relocation import ALLOCATORS, PRUNERS, Allocator, IdlenessPruner, Move, PPOAllocator, Relocator
 from mmprovpt.relocation.relocator import policy_state
 
 BLOCKS = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -146,20 +137,20 @@ def test_state_of_other_blocks_raises():
 
 
 def test_build():
-    allocator = build(dict(type='PPOAllocator', clip=0.1), ALLOCATORS, num_blocks=4, seed=7)
+    allocator = ALLOCATORS.build(dict(type='PPOAllocator', clip=0.1), num_blocks=4, seed=7)
     assert (allocator.clip, allocator.num_blocks) == (0.1, 4)
     # What only some classes take is offered to all of them.
-    assert build(dict(type='IdlenessPruner'), PRUNERS, seed=7).criterion == 'gate_fisher'
+    assert PRUNERS.build(dict(type='IdlenessPruner'), seed=7).criterion == 'gate_fisher'
 
 
 @pytest.mark.parametrize('config,message', [
-    (dict(type='SACAllocator'), "unknown type 'SACAllocator'.*known are PPOAllocator"),
-    (dict(clip=0.1), 'unknown type None'),
-    (dict(type='PPOAllocator', clipp=0.1), "no argument 'clipp'; known are num_blocks,.* clip,"),
+    (dict(type='SACAllocator'), "type='SACAllocator' is unknown; known are .*PPOAllocator"),
+    (dict(clip=0.1), r'must be a dict such as dict\(type='),
+    (dict(type='PPOAllocator', clipp=0.1), 'no argument clipp; known are num_blocks,.* clip,'),
 ])
 def test_wrong_config_names_the_known(config, message):
     with pytest.raises(ValueError, match=message):
-        build(config, ALLOCATORS, num_blocks=4)
+        ALLOCATORS.build(config, num_blocks=4)
 
 
 def test_relocation_needs_nothing_but_torch():

@@ -87,6 +87,15 @@ def test_a_log_reads_as_its_history(log):
     assert run.name == 'name' and run.warning is None
 
 
+def test_rewards_of_old_and_new_logs(log):
+    """Of the relocation that closes a period: in its own row, or in that of the next."""
+    common = {'from': 0, 'to': 1, 'distribution': [1, 3]}
+    old = [dict(common, period=period, reward=reward) for period, reward in ((1, 0.5), (2, None), (3, None))]
+    new = [dict(common, period=period, previous_reward=reward) for period, reward in ((1, None), (2, 0.5), (3, None))]
+    for rows in (old, new):
+        np.testing.assert_array_equal(read_log(log('log', rows)).rewards, [0.5, np.nan, np.nan])
+
+
 def test_several_prompts_of_a_period_are_one_column(log):
     row = {'period': 1, 'reward': 1., 'distribution': [0, 3, 3]}
     rows = [dict(row, **{'from': 0, 'to': target}) for target in (1, 2)]
@@ -104,7 +113,7 @@ def test_a_cut_off_log_is_used_with_a_warning(log):
 
 @pytest.mark.parametrize('text,message', [
     ('', 'is empty: no period has closed'),
-    ('{"loss": 1}\n', 'line 1 has no period, from, to, reward, distribution'),
+    ('{"loss": 1}\n', 'line 1 has no period, from, to, distribution, previous_reward'),
     ('[1]\n', 'line 1 has no period'),
     ('hello\n', 'line 1 is no JSON'),
     ('hello\n{}\n', 'line 1 is no JSON'),

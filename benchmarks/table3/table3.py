@@ -1,14 +1,16 @@
 #!/usr/bin/env python
 """Train the rows of the paper's Table 3 (ways to adjust the distribution of prompts) on one task, and print the table.
 
-    python tools/table3.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --seeds 0 1 2
+    python benchmarks/table3/table3.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --seeds 0 1 2
 
 The task is a config with prompts and a PromptRelocationHook, whose interval stays; the rows are the short configs in
-configs/table3/. Every run trains by tools/train.py in WORK_DIR/<row>/seed_<seed>, where its output and its logs lie.
+configs/table3/, some of whose classes are in ablations.py. Every run trains by tools/train.py in
+WORK_DIR/<row>/seed_<seed>, where its output and its logs lie.
 Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
 """
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +25,9 @@ from mmprovpt.cli.config_parts import HOOK, find_hooks, find_prompts_config
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
-from mmprovpt.hooks.find import find_pool
+from mmprovpt.hooks.find import find_prompts_config as find_built
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',
         'g_provpt', 'adding')
 TIMES = ('data_time', 'time', 'step', 'epoch', 'iter', 'lr', 'memory')  # what else is in a line of metrics
@@ -53,7 +55,7 @@ def find_hook(cfg: Config) -> Optional[ConfigDict]:
 def count_prompts(task: Config) -> List[int]:
     """Prompts of each block, which a config need not tell: builds the model."""
     init_default_scope(task.get('default_scope', 'mmengine'))
-    return find_pool(MODELS.build(task.model)).distribution.tolist()
+    return find_built(MODELS.build(task.model)).distribution.tolist()
 
 
 def row_config(task: Config, row: str, seed: int, counts: List[int]) -> Config:
@@ -66,7 +68,10 @@ def row_config(task: Config, row: str, seed: int, counts: List[int]) -> Config:
         counts: Prompts of each block.
     """
     cfg = Config(task.to_dict())
-    change = Config.fromfile(ROOT / 'configs' / 'table3' / f'{row}.py')
+    change = Config.fromfile(ROOT / 'configs' / 'table3' / f'{row}.py', import_custom_modules=False)
+    if 'custom_imports' in change:
+        known = cfg.setdefault('custom_imports', ConfigDict(imports=[]))
+        known.imports = [*known.imports, *change.custom_imports.imports]
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     hook, prompts = find_hook(cfg), change.get('prompts', {})
     scaled = [round(count * prompts.get('scale', 1)) for count in counts]
@@ -77,7 +82,8 @@ def row_config(task: Config, row: str, seed: int, counts: List[int]) -> Config:
     hook.update(change.relocation)
     moving = sum(scaled) * (1 - change.relocation.pruner.get('keep', 1))
     if prompts.get('spare', False):
-        moving = find_prompts_config(cfg.model).num_spare = sum(counts) - sum(scaled)
+        moving = sum(counts) - sum(scaled)
+        find_prompts_config(cfg.model).update(type='SparePrompts', num_spare=moving)
     if moving:  # in the first half of the training, lest the last that come are never tuned
         hook.relocate_per_period = max(1, round(2 * moving / max(1, num_periods(cfg))))
     return cfg
@@ -107,9 +113,11 @@ def train(cfg: Config, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(cfg.pretty_text)
     output = folder / 'output.txt'
+    # For the classes of ablations.py.
+    environment = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
     with output.open('a') as file:
         done = subprocess.run([sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder,
-                               '--resume'], stdout=file, stderr=subprocess.STDOUT)
+                               '--resume'], stdout=file, stderr=subprocess.STDOUT, env=environment)
     if done.returncode:
         raise ConfigError(f'training failed (exit status {done.returncode}); the end of {output}:\n'
                           + '\n'.join(output.read_text().splitlines()[-15:]))
