@@ -25,7 +25,7 @@ from mmprovpt.cli.config_parts import HOOK, find_hooks, find_prompts_config
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
-from mmprovpt.hooks.find import find_prompts_config as find_built
+from mmprovpt.prompts import find_prompts as find_built
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',

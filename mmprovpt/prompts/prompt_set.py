@@ -226,10 +226,6 @@ class PromptSet(nn.Module):
 
     # Copies, devices, checkpoints
 
-    def owners_changed(self) -> None:
-        """Say that somebody has written ``block_index``."""
-        self._index_rows()
-
     def __getstate__(self):
         # A copy (EMA's, a pickled one) is not what the probe measures.
         return dict(self.__dict__, probe=None, _known_owners=None)

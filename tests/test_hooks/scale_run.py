@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from matrix import CASES, randomise  # noqa: E402
 from test_hooks.toy_run import read_rows  # noqa: E402
 
+from mmprovpt import inject_prompts  # noqa: E402
 from mmprovpt.cli.runner import build_runner  # noqa: E402
 from mmprovpt.errors import ConfigError  # noqa: E402
 from mmprovpt.hooks import PromptRelocationHook  # noqa: E402
 from mmprovpt.hooks.find import unwrapped  # noqa: E402
-from mmprovpt.prompts import inject_prompts  # noqa: E402
 from mmprovpt.relocation import ranks  # noqa: E402
 
 GLOBAL_BATCH, ITERS, PERIOD, LR = 8, 8, 2, 0.01
