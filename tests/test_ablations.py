@@ -167,7 +167,7 @@ def test_joint_policy_in_a_run(tmp_path):
 
 
 def test_a_spare_prompt_is_cut_to_its_block():
-    prompts = SparePrompts(1, num_spare=2, patch_fan_in=12, widths=(4, 6))
+    prompts = SparePrompts(1, num_spare=2, patch_fan_in=12, widths=(4, 6), cross_stage='reinit')
     assert prompts.block_index.tolist() == [0, 1, -1, -1] and prompts.distribution.tolist() == [1, 1]
     assert prompts.tokens.requires_grad and prompts.tokens[2:].abs().min() > 0
     row = prompts.tokens[2].clone()

@@ -116,7 +116,7 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
-    allocator = next((hook.relocator.allocator for hook in runner.hooks if getattr(hook, 'relocator', None)), None)
+    allocator = next((hook.session.relocator.allocator for hook in runner.hooks if getattr(hook, 'session', None)), None)
     prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
     return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
                 distribution=prompts[0].distribution.tolist() if prompts else None)

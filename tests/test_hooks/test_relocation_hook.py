@@ -373,8 +373,8 @@ class Frozen(ToyModel):
 
 
 @pytest.mark.parametrize('model,hook,options,message', [
-    (Two, dict(), dict(), 'one PromptSet, but it has 2: prompts, teacher.prompts'),
-    (Without, dict(), dict(), 'one PromptSet, but it has 0; give'),
+    (Two, dict(), dict(), 'must have one set of prompts, but has 2: prompts, teacher.prompts'),
+    (Without, dict(), dict(), 'must have one set of prompts, but has 0; give'),
     (Frozen, dict(), dict(), 'needs trained prompts'),
     (lambda: ToyModel(num_tokens=0), dict(), dict(), 'no prompt to relocate'),
     (ToyModel, dict(), dict(iters=4), 'by_epoch=True.* set by_epoch=False'),

@@ -11,7 +11,7 @@ from test_hooks import scale_run
 from test_hooks.scale_run import AGREEING, LR, PROCESSES, train
 from torch import nn
 
-from mmprovpt.hooks.find import find_prompts
+from mmprovpt.hooks.find import find_relocating_prompts
 
 EQUAL = [(processes, name) for processes, names in PROCESSES.items() for name in names
          if name in ('vit', 'swin', 'accumulated', 'flexible')]
@@ -148,4 +148,4 @@ def test_other_wrappers_are_refused(monkeypatch):
 
     monkeypatch.setitem(MODEL_WRAPPERS.module_dict, 'Engine', Engine)
     with pytest.raises(ValueError, match='but Engine may shard them: use MMEngine'):
-        find_prompts(Engine())
+        find_relocating_prompts(Engine())

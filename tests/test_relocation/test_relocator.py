@@ -1,11 +1,7 @@
-import ast
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import mmprovpt.relocation
 from mmprovpt.relocation import ALLOCATORS, PRUNERS, Allocator, IdlenessPruner, Move, PPOAllocator, Relocator
 from mmprovpt.relocation.relocator import policy_state
 
@@ -151,13 +147,3 @@ def test_build():
 def test_wrong_config_names_the_known(config, message):
     with pytest.raises(ValueError, match=message):
         ALLOCATORS.build(config, num_blocks=4)
-
-
-def test_relocation_needs_nothing_but_torch():
-    allowed = {'torch', *sys.stdlib_module_names}
-    for path in Path(mmprovpt.relocation.__file__).parent.glob('*.py'):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                assert {alias.name.split('.')[0] for alias in node.names} <= allowed, path
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                assert node.module.split('.')[0] in allowed, path
