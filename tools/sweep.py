@@ -6,7 +6,8 @@
 For each config: every pair of the grid is trained on the training split and validated; the winner is trained on
 training and validation data together, once per seed, and tested. Ray Tune runs the trials, on this machine or on a
 cluster (--address). Who starts the script again skips what is finished and goes on with the rest from its last
-checkpoint. Everything lies in WORK_DIR/<name of the config>/; tools/table.py makes the table of it. See docs/sweep.md.
+checkpoint. Everything lies in WORK_DIR/<name of the config>/; tools/table.py makes the table of it.
+See docs/how-to/sweep.md.
 """
 import argparse
 import json

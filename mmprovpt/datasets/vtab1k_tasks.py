@@ -50,8 +50,8 @@ TASKS: Tuple[VTABTask, ...] = (
 )
 BY_NAME: Dict[str, VTABTask] = {task.name: task for task in TASKS}
 
-ADVICE = ('put the task there as docs/datasets.md describes (tools/dataset_converters/vtab1k.py or miniature_vtab.py '
-          'write it), or override data_root')
+ADVICE = ('put the task there as docs/how-to/datasets.md describes '
+          '(tools/dataset_converters/vtab1k.py or miniature_vtab.py write it), or override data_root')
 
 
 def find_num_classes(task: str, num_classes: Optional[int] = None) -> int:
