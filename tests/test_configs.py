@@ -310,7 +310,7 @@ def test_fgvc_crops(image):
 
 @pytest.mark.parametrize('name', BACKBONES)
 def test_other_backbones(name, tmp_path):
-    """The line of docs/classification.md: exchange the first base."""
+    """The line of docs/how-to/classification.md: exchange the first base."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     task = (tmp_path / 'configs/vtab1k/vit_b_provpt.py').read_text()
     path = tmp_path / 'configs/vtab1k/other_provpt.py'

@@ -1,4 +1,4 @@
-"""docs/custom_data.md, to the letter: its config, its commands and its Python, on a small image folder."""
+"""docs/how-to/custom_data.md, to the letter: its config, its commands and its Python, on a small image folder."""
 import contextlib
 import importlib.util
 import io
@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / 'docs/custom_data.md').read_text()
+PAGE = (ROOT / 'docs/how-to/custom_data.md').read_text()
 CONFIG, INFERENCE = re.findall('```python\n(.*?)```', PAGE, re.S)
 COMMANDS = [line.split('#')[0].strip() for block in re.findall('```bash\n(.*?)```', PAGE, re.S)
             for line in block.splitlines()]

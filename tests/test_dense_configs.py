@@ -234,7 +234,7 @@ def test_setr_sees_timms_features(tmp_path):
 
 
 @pytest.mark.parametrize('options, rate', [
-    ({}, 0.001), ({'optim_wrapper.paramwise_cfg.custom_keys.prompts.lr_mult': 100}, 0.1)])  # as docs/dense.md says
+    ({}, 0.001), ({'optim_wrapper.paramwise_cfg.custom_keys.prompts.lr_mult': 100}, 0.1)])  # docs/how-to/dense.md
 def test_learning_rates_of_setr(options, rate):
     cfg = small_setr(config('setr_pup_vit_b_provpt_ade20k'))
     cfg.merge_from_dict(options)
@@ -252,7 +252,7 @@ def test_missing_data_and_weights_are_named(tmp_path, monkeypatch):
     message = str(error.value)
     for line in ("train_dataloader.dataset.data_prefix.img_path = 'images/training': no such directory",
                  f'looked for: {tmp_path}/data/ade/ADEChallengeData2016/annotations/validation',
-                 'what to do: put ADE20k there (docs/dense.md), or override data_root with --cfg-options',
+                 'what to do: put ADE20k there (docs/how-to/dense.md), or override data_root with --cfg-options',
                  "model.backbone.init_cfg.checkpoint = 'checkpoints/vit_b16_in21k.pth': no such file",
-                 'what to do: get it as docs/weights.md says'):
+                 'what to do: get it as docs/how-to/weights.md says'):
         assert line in message

@@ -211,7 +211,7 @@ def test_trains_relocates_reloads(name, data, tmp_path, plain_logs):
 
 @pytest.mark.parametrize('name', SHRINK)
 def test_full_size(name):
-    """Parts fit, and prompts, heads and policy are all that trains; docs/recipes.md says how much."""
+    """Parts fit, and prompts, heads and policy are all that trains; docs/how-to/recipes.md says how much."""
     MMLogger.get_instance('mmengine', log_level=logging.WARNING)
     cfg = Config.fromfile(RECIPES / f'{name}.py')
     adapt_to_cpu(cfg)
@@ -225,5 +225,5 @@ def test_full_size(name):
     policy = 2 * (64 * inputs + 64 + 64 * 64 + 64) + 65 * blocks + 65
     count = count_config(cfg)
     assert count == 10 * sum(widths) + rest + policy
-    row, = re.findall(rf'^\|.*{name}\.py.*$', (ROOT / 'docs/recipes.md').read_text(), re.M)
+    row, = re.findall(rf'^\|.*{name}\.py.*$', (ROOT / 'docs/how-to/recipes.md').read_text(), re.M)
     assert f'| {count / 1e6:.2f} M |' in row and f'| {10 * sum(widths):,} |' in row

@@ -272,7 +272,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a file, or CODEBASE::PATH')
     parser.add_argument('--prompts', choices=('StaticPrompts', 'AdaptivePrompts'), default='StaticPrompts',
-                        help="PRO-VPT's, the default, or those of VAPT, which depend on the input (docs/vapt.md)")
+                        help="PRO-VPT's, the default, or those of VAPT, functions of the input (docs/method/vapt.md)")
     parser.add_argument('--num-tokens', type=int, nargs='+', default=[10], metavar='N',
                         help='prompts of each block, one number or one for each block (default: 10)')
     parser.add_argument('--interval', type=int, metavar='N',

@@ -1,9 +1,10 @@
 # What the SETR configs take from `_base_` by name; two bases must not both have a `model`.
 
 # MMPretrain's ViT, not MMSegmentation's: it reads the checkpoints of the classification configs, which are checked
-# against timm (docs/weights.md). MMSegmentation's embeds patches without the bias that these weights have. Positions of
-# 224 px become those of 512 px at loading, bilinear, as in MMSegmentation's SETR and timm's reader of .npz files. The
-# class token stays for all three heads (MMSegmentation's MLA has none): the weights, frozen here, were trained with it.
+# against timm (docs/how-to/weights.md). MMSegmentation's embeds patches without the bias that these weights have.
+# Positions of 224 px become those of 512 px at loading, bilinear, as in MMSegmentation's SETR and timm's reader of .npz
+# files. The class token stays for all three heads (MMSegmentation's MLA has none): the weights, frozen here, were
+# trained with it.
 # As in MMSegmentation, no norm follows the last block: SETR's heads begin with one.
 backbone = dict(
     _scope_='mmpretrain',

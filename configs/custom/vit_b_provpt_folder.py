@@ -1,4 +1,4 @@
-# PRO-VPT on an image folder of your own: docs/custom_data.md.
+# PRO-VPT on an image folder of your own: docs/how-to/custom_data.md.
 _base_ = [
     '../_base_/backbones/vit_b16_in21k.py', '../_base_/datasets/image_folder.py', '../_base_/methods/provpt.py'
 ]

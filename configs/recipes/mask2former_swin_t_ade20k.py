@@ -1,4 +1,4 @@
-# Mask2Former, semantic segmentation: MMSegmentation's config of a Swin-T. Why the path is found so: docs/recipes.md.
+# Mask2Former, semantic: MMSegmentation's config of a Swin-T. Why the path is found so: docs/how-to/recipes.md.
 _base_ = (__import__('mmengine').utils.get_installed_path('mmseg') +
           '/.mim/configs/mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py')
 prompts = dict(type='StaticPrompts', num_tokens=10)

@@ -1,4 +1,4 @@
-# Segmenter: MMSegmentation's config of a ViT-S with mask transformer. Why the path is found so: docs/recipes.md.
+# Segmenter: MMSegmentation's config of a ViT-S with mask transformer. Why the path is found so: docs/how-to/recipes.md.
 _base_ = (__import__('mmengine').utils.get_installed_path('mmseg') +
           '/.mim/configs/segmenter/segmenter_vit-s_mask_8xb1-160k_ade20k-512x512.py')
 # MMSegmentation drops the bias of the patch embedding, but the weights were trained with it.

@@ -221,15 +221,15 @@ def _advice(path, found):
     if 'data/miniature-vtab' in path.replace('\\', '/'):
         return 'run `python tools/dataset_converters/miniature_vtab.py --out data/miniature-vtab`'
     if re.match(r'\S+\.(task|split) = ', found[0]):
-        return 'get or write the data as docs/datasets.md says, or override data_root with --cfg-options'
+        return 'get or write the data as docs/how-to/datasets.md says, or override data_root with --cfg-options'
     if 'data/miniature' in path.replace('\\', '/'):
         return 'run `make data`'
     if path.startswith('checkpoints/'):
-        return 'get it as docs/weights.md says, or name another with --cfg-options KEY=PATH'
+        return 'get it as docs/how-to/weights.md says, or name another with --cfg-options KEY=PATH'
     if path.endswith(('.pth', '.pt', '.bin', '.safetensors', '.pkl', '.npz')):
         return 'put the checkpoint there, or name another with --cfg-options KEY=PATH'
     if 'data/coco' in path.replace('\\', '/'):
         return 'put COCO 2017 there (see README.md), or override the key with --cfg-options'
     if 'data/ade' in path.replace('\\', '/'):
-        return 'put ADE20k there (docs/dense.md), or override data_root with --cfg-options'
+        return 'put ADE20k there (docs/how-to/dense.md), or override data_root with --cfg-options'
     return 'put the data set there, or override the key (or data_root) with --cfg-options'

@@ -87,7 +87,7 @@ def read_json_splits(folder: Path, images: str, split: str) -> tuple[list[tuple[
             contents[name] = [(osp.join(images, image), int(class_id)) for image, class_id in content.items()]
         except FileNotFoundError:
             raise ConfigError(f"no such file: {path.absolute()}\nwhat to do: put VPT's train.json, val.json and "
-                              'test.json there (docs/datasets.md); without any of them the official splits are '
+                              'test.json there (docs/how-to/datasets.md); without any of them the official splits are '
                               'used') from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f'{path.absolute()} is corrupt, or is no object of image paths and integer classes '

@@ -30,7 +30,7 @@ FGVC_TASKS: dict[str, FGVCTask] = dict(
     cars=FGVCTask('Stanford Cars', 'Stanford-cars', '', 196, 8144, 8041),
 )
 FGVC_SPLITS = ('train', 'val', 'trainval', 'test')
-FGVC_ADVICE = 'put the official archive there as docs/datasets.md describes, or override data_root'
+FGVC_ADVICE = 'put the official archive there as docs/how-to/datasets.md describes, or override data_root'
 
 
 def find_fgvc_task(task: str) -> FGVCTask:

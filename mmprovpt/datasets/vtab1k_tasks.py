@@ -50,8 +50,8 @@ TASKS: tuple[VTABTask, ...] = (
 )
 BY_NAME: dict[str, VTABTask] = {task.name: task for task in TASKS}
 
-ADVICE = ('put the task there as docs/datasets.md describes (tools/dataset_converters/vtab1k.py or miniature_vtab.py '
-          'write it), or override data_root')
+ADVICE = ('put the task there as docs/how-to/datasets.md describes '
+          '(tools/dataset_converters/vtab1k.py or miniature_vtab.py write it), or override data_root')
 
 
 def find_num_classes(task: str, num_classes: int | None = None) -> int:

@@ -22,7 +22,7 @@ class AdaptivePrompts(StaticPrompts):
 
     A row of ``tokens`` is a prompt's row of the linear map, (grid − kernel + 1)² weights and a bias, which is what
     relocation moves; kernel, norm and projector stay with the block. Maps of another size than ``grid_size`` are
-    first averaged (or repeated) to it, for which see docs/vapt.md; so rows are as long in all blocks of all backbones.
+    first averaged (or repeated) to it (docs/method/vapt.md); so rows are as long in all blocks of all backbones.
 
     Args:
         num_tokens: See :class:`PromptSet`.

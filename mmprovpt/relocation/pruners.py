@@ -27,7 +27,7 @@ class IdlenessPruner:
     Args:
         criterion (str): How idleness is estimated, a key of ``mmprovpt.relocation.CRITERIA``:
             ``'taylor'`` (the paper's), ``'taylor_norm'``, ``'gate'`` or ``'gate_fisher'``. The default is the one that
-            agrees best with true removal (docs/relocation.md).
+            agrees best with true removal (docs/evidence/idleness.md).
         verify_top (int): The so many idlest by that estimate are really taken away, one at a time,
             on a few held batches, and the choice is among them by what happens: one more forward than there are
             of them. 0: the estimate decides.

@@ -116,11 +116,11 @@ def test_truncated_checkpoint(coco, size):
 
 
 def test_published_weights(coco):
-    """Named by docs/weights.md; timm's backbone takes the file as an argument of its own."""
+    """Named by docs/how-to/weights.md; timm's backbone takes the file as an argument of its own."""
     coco.model.backbone = dict(type='mmprovpt.PromptedTIMMBackbone', checkpoint_path='checkpoints/ViT-B_16.npz')
     said = message(coco)
     assert "model.backbone.checkpoint_path = 'checkpoints/ViT-B_16.npz': no such file" in said
-    assert 'what to do: get it as docs/weights.md says' in said
+    assert 'what to do: get it as docs/how-to/weights.md says' in said
     os.mkdir('checkpoints')
     with open('checkpoints/ViT-B_16.npz', 'wb') as f:
         f.write(b'PK\x03\x04 and no more')
@@ -193,7 +193,7 @@ def test_task_without_its_folder_or_lists(vtab, tmp_path):
 the config names files that cannot be used:
   train_dataloader.dataset.task = 'kitti': no such directory
     looked for: {tmp_path}/data/vtab-1k/kitti
-    what to do: get or write the data as docs/datasets.md says, or override data_root with --cfg-options
+    what to do: get or write the data as docs/how-to/datasets.md says, or override data_root with --cfg-options
   val_dataloader.dataset.split = 'val200': no such file
     looked for: {tmp_path}/data/vtab-1k/cifar/val200.txt
 """)

@@ -140,7 +140,7 @@ def test_all_problems_are_one_error(own):
                  '000003.png: label 3 is not in [0, 3)', '000003.png: listed with label 0 and with label 3',
                  '000004.png: label -1 is not in [0, 3)', '000004.png: listed with label 1 and with label -1'):
         assert line in text
-    assert 'what to do:' in text and 'docs/datasets.md' in text
+    assert 'what to do:' in text and 'docs/how-to/datasets.md' in text
 
 
 def test_twenty_problems_are_listed_and_all_are_counted(own):

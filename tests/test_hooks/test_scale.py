@@ -108,7 +108,7 @@ def test_one_process_resumes_what_several_began(folder, alone, name, tmp_path):
 
 
 def test_what_is_communicated(results):
-    """The formula of docs/scaling.md, with N = 9 prompts; rows that cross Swin's stages are up to 48 wide."""
+    """The formula of docs/evidence/scaling.md, with N = 9 prompts; rows that cross Swin's stages are up to 48 wide."""
     state = 4 * (2 * 9 + 4), 4 * 2
     merges = 3 + 1 + 1  # relocations, one checkpoint within a period (after iteration 3), the end
     sent = results[4][0]['vit']['sent']

@@ -26,7 +26,7 @@ def import_tfds():
             raise
         raise ConfigError(f'{error.name} is not installed\nwhat to do: pip install tensorflow tensorflow-datasets (in '
                           'an environment of its own if it wants another NumPy), or get VTAB-1k prepared: '
-                          'docs/datasets.md') from None
+                          'docs/how-to/datasets.md') from None
     tensorflow.config.set_visible_devices([], 'GPU')
     return tensorflow_datasets
 

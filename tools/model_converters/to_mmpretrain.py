@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert published weights of a ViT or Swin for mmpretrain's backbones (docs/weights.md).
+"""Convert published weights of a ViT or Swin for mmpretrain's backbones (docs/how-to/weights.md).
 
 The layout is recognised by the keys. The result is written only if mmpretrain gives timm's features on it.
 """

@@ -1,4 +1,4 @@
-# ViT-B/16, supervised on ImageNet-21k (ViT-B_16.npz): docs/weights.md. The class token behind the last norm is read.
+# ViT-B/16, supervised on ImageNet-21k (ViT-B_16.npz): docs/how-to/weights.md. Read is the class token behind the norm.
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=True),

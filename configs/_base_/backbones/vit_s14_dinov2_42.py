@@ -1,4 +1,4 @@
-# ViT-S/14, DINOv2, for images of 42 pixels: benchmarks on a CPU. Convert with --img-size 42 (docs/weights.md).
+# ViT-S/14, DINOv2, for images of 42 pixels: benchmarks on a CPU. Convert with --img-size 42 (docs/how-to/weights.md).
 _base_ = 'vit_b14_dinov2.py'
 model = dict(
     backbone=dict(

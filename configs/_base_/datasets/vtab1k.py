@@ -1,4 +1,4 @@
-# VTAB-1k (docs/datasets.md): all 1000 images train, the test split is evaluated. Images are resized, no more.
+# VTAB-1k (docs/how-to/datasets.md): all 1000 images train, the test split is evaluated. Images are resized, no more.
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(224, 224)),

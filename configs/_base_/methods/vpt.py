@@ -2,7 +2,7 @@
 default_scope = 'mmpretrain'
 
 # lr = base * batch size / 256. Which base and weight decay won the grid of a task is not published; tools/sweep.py
-# finds out. Until then base 2.5 and weight decay 0.0001 (why: docs/classification.md).
+# finds out. Until then base 2.5 and weight decay 0.0001 (why: docs/how-to/classification.md).
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=2.5 * 64 / 256, momentum=0.9, weight_decay=0.0001))
 auto_scale_lr = dict(base_batch_size=64)
 param_scheduler = [
@@ -17,7 +17,7 @@ val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
 default_hooks = dict(
-    # The frozen weights stay out of checkpoints (docs/small_checkpoints.md).
+    # The frozen weights stay out of checkpoints (docs/how-to/small_checkpoints.md).
     checkpoint=dict(type='mmprovpt.PromptCheckpointHook', interval=10, max_keep_ckpts=1),
     logger=dict(type='LoggerHook'),  # MMEngine's own; named, so that --cfg-options can set its interval
     visualization=dict(type='VisualizationHook', interval=1, enable=False))  # tools/test.py --show-dir

@@ -1,0 +1,96 @@
+"""What documents point to exists: links, anchors, files that text and code name; and the version is one."""
+import re
+from pathlib import Path
+
+import pytest
+
+from mmprovpt.version import __version__
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ('docs', 'configs', 'mmprovpt', 'tools', 'tests', 'benchmarks', 'examples')
+
+
+def files(*suffixes):
+    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob('*') if path.suffix in suffixes]
+    return sorted(found + [path for path in ROOT.glob('*') if path.suffix in suffixes])
+
+
+PAGES = files('.md')
+
+
+def prose(path):
+    """A page without its blocks of code, where brackets are no links."""
+    return re.sub(r'```.*?```|<!--.*?-->', '', path.read_text(encoding='utf-8'), flags=re.S)
+
+
+def anchors(path):
+    """The names that GitHub gives a page's headings."""
+    headings = re.findall(r'^#+ (.*)$', prose(path), re.M)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_there_are_pages():
+    folders = {path.parent.name for path in PAGES if ROOT / 'docs' in path.parents}
+    assert folders >= {'start', 'how-to', 'method', 'evidence', 'reference', 'contributing'}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    broken = []
+    for target in re.findall(r'\]\(([^)\s]+)\)', prose(page)):
+        if re.match('[a-z]+:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or ROOT not in there.parents or anchor and anchor not in anchors(there):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_page_is_linked():
+    """Whoever begins at README.md or docs/README.md finds each page."""
+    reached, waiting = set(), [ROOT / 'README.md', ROOT / 'docs/README.md']
+    while waiting:
+        page = waiting.pop()
+        if page in reached or not page.exists():
+            continue
+        reached.add(page)
+        targets = re.findall(r'\]\(([^)#\s]+\.md)', prose(page))
+        waiting += [(page.parent / target).resolve() for target in targets if '://' not in target]
+    assert [name_of(page) for page in PAGES if page not in reached] == []
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_pages_named_in_code_exist(folder):
+    missing = {(name_of(path), page) for path in files('.py', '.sh', '.md') if path.is_relative_to(ROOT / folder)
+               for page in re.findall(r'docs/[\w/-]+\.md', path.read_text(encoding='utf-8'))
+               if not (ROOT / page).is_file()}
+    assert not missing
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_files_named_in_pages_exist(page):
+    """Scripts and configs in text and commands, but for patterns and for files of other repositories."""
+    if page.name in ('CHANGELOG.md', 'authors_code.md'):
+        pytest.skip('it names files that are gone, or of another repository')
+    text = page.read_text(encoding='utf-8')
+    named = re.findall(rf'(?<![\w/.-])(?:{"|".join(FOLDERS)})/[\w/.-]+\.(?:py|sh|json)(?!\w)', text)
+    assert not {path for path in named if not (ROOT / path).is_file()}
+
+
+def test_no_private_references():
+    """A source is a paper, or a page of this repository; nothing refers to lists that a reader does not have."""
+    private = re.compile(r'METHOD §|\b00[123],? (?:Eq|Tab|Fig|App|§)|/work/')
+    found = [(name_of(path), number + 1) for path in files('.md') if path.name != 'index.md'
+             for number, line in enumerate(path.read_text(encoding='utf-8').splitlines()) if private.search(line)]
+    assert not found
+
+
+def test_one_version():
+    citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    assert re.findall(r'^version: (\S+)$', citation, re.M) == [__version__]
+    assert f'\n## {__version__}' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
