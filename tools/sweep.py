@@ -8,7 +8,7 @@ For each config, and each task of one that serves several: every pair of the gri
 validated; the winner is trained on training and validation data together, once per seed, and tested. Ray Tune runs the
 trials, on this machine or on a cluster (--address). Who starts the script again skips what is finished and goes on with
 the rest from its last checkpoint. Everything lies in WORK_DIR/<name of the config>/, or WORK_DIR/<name of the
-config>_<task>/ where it serves several tasks; tools/table.py makes the table of it. See docs/sweep.md.
+config>_<task>/ where it serves several tasks; tools/table.py makes the table of it. See docs/how-to/sweep.md.
 """
 import argparse
 import json

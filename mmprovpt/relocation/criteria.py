@@ -1,4 +1,4 @@
-"""Idleness: how much the loss would fall if a prompt were not there (001 Eq. 5; METHOD § 3)."""
+"""Idleness: how much the loss would fall if a prompt were not there (PRO-VPT Eq. 5; docs/method/idleness.md)."""
 from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
@@ -60,7 +60,7 @@ class Criterion:
     r"""Mean estimated idleness of every prompt over a period, from training's own backward passes.
 
     The idleness of prompt k is :math:`I_k = \mathcal L(P) - \mathcal L(P \setminus p_k)`, positive where the prompt
-    hurts (001 Eq. 5). Subclasses estimate it by gradients that hooks read before the optimizer clips, steps and
+    hurts (PRO-VPT Eq. 5). Subclasses estimate it by gradients that hooks read before the optimizer clips, steps and
     zeroes them; no pass is added. Bracket each iteration::
 
         criterion.begin(scale)      # what the loss is multiplied by before backward
@@ -69,7 +69,7 @@ class Criterion:
 
     Nothing in there waits for the device. Scores and sums are float32 whatever the autocast type. Beside the score,
     the *need* of a block is measured: the mean of :math:`\|\partial\mathcal L / \partial n_k\|^2` over its prompts,
-    n the standardised prompt (METHOD § 4, RigL's rule for weights).
+    n the standardised prompt (docs/method/idleness.md, RigL's rule for weights).
 
     Args:
         prompts (PromptSet): Of a backbone, on their final device. This object becomes their probe.
@@ -229,10 +229,10 @@ class Criterion:
 
 
 class TaylorIdleness(Criterion):
-    r"""First order in the prompt: :math:`\langle \partial \mathcal L / \partial p_k,\, p_k \rangle` (001 Eq. 6).
+    r"""First order in the prompt: :math:`\langle \partial \mathcal L / \partial p_k,\, p_k \rangle` (PRO-VPT Eq. 6).
 
     The paper's own. A pre-norm block hardly sees a prompt's length, so the score is a thousand times smaller than
-    the change of the loss that it stands for (METHOD § 3).
+    the change of the loss that it stands for (docs/method/idleness.md).
     """
 
     def __init__(self, prompts: nn.Module, score_interval: Optional[int] = None) -> None:
@@ -254,7 +254,8 @@ class TaylorIdleness(Criterion):
 class NormalisedTaylorIdleness(Criterion):
     r"""First order where the block reads the prompt: :math:`\langle \partial \mathcal L / \partial n_k,\, n_k \rangle`.
 
-    n is the standardised prompt, behind the norm but for scale and shift; removal is its expansion to 0 (METHOD § 3).
+    n is the standardised prompt, behind the norm but for scale and shift; removal is its expansion to 0
+    (docs/method/idleness.md).
     """
 
     def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
@@ -263,7 +264,7 @@ class NormalisedTaylorIdleness(Criterion):
 
 
 class GateIdleness(Criterion):
-    r"""First order in a gate on the attention logits, closed by removal: mean :math:`\gamma_{x,k}` (METHOD § 3).
+    r"""First order in a gate on the logits, closed by removal: mean :math:`\gamma_{x,k}` (docs/method/idleness.md).
 
     :math:`\gamma_{x,k} = \partial \ell_x / \partial b_{x,k}` at 0, with :math:`b_{x,k}` added to the logits of prompt
     k in sample x. The loss is taken as a mean over samples, as losses of classifiers are.
@@ -282,7 +283,7 @@ class GateIdleness(Criterion):
 
 
 class FisherGateIdleness(GateIdleness):
-    r"""Second order in the gate with the empirical Fisher: mean γ − ½ mean γ² (METHOD § 3)."""
+    r"""Second order in the gate with the empirical Fisher: mean γ − ½ mean γ² (docs/method/idleness.md)."""
 
     def _fisher(self) -> Optional[Tensor]:
         return self._quadratic
@@ -298,7 +299,7 @@ CRITERIA.update(
 
 @torch.no_grad()
 def true_idleness(prompts: nn.Module, numbers: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
-    r"""Idleness by definition: each prompt is really taken away for one evaluation (001 Eq. 5).
+    r"""Idleness by definition: each prompt is really taken away for one evaluation (PRO-VPT Eq. 5).
 
     Args:
         prompts (PromptSet): Of the evaluated model.

@@ -67,7 +67,7 @@ def read_task(path: str, options: Optional[dict] = None, task: Optional[str] = N
         cfg = read_config(path, options)
     if task is not None and cfg.get('task') != task:
         raise ConfigError(f'{path} does not take its task from the environment variable TASK, so --tasks {task} would '
-                          'change nothing: leave it out, or name a config that does (docs/classification.md)')
+                          'change nothing: leave it out, or name a config that does (docs/how-to/classification.md)')
     for key in ('optim_wrapper.optimizer', 'train_dataloader.batch_size', 'train_dataloader.dataset',
                 'val_dataloader.dataset', 'val_evaluator', 'test_dataloader.dataset', 'test_evaluator'):
         node = cfg

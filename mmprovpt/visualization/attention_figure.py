@@ -15,7 +15,7 @@ MAPS_PER_ROW = 6
 
 
 def plot_attention(maps: AttentionMaps, image: np.ndarray, path: Union[str, Path], title: str = '') -> Path:
-    """Draw the weight of prompts in each block, and for each block which patches are looked at (001 Fig. 7 and ix).
+    """Draw the weight of prompts in each block, and for each block which patches are looked at (PRO-VPT Fig. 7 and ix).
 
     Each map has its own scale, from its least (dark) to its largest weight (bright); its title says how much of the
     attention goes to patches (the rest: class token and prompts).

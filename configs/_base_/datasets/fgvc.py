@@ -1,5 +1,5 @@
-# FGVC (docs/datasets.md): train and val train, the test split is evaluated. Training as in PRO-VPT, App. F; the paper
-# does not say how test images are cropped: as in VPT's code.
+# FGVC (docs/how-to/datasets.md): train and val train, the test split is evaluated. Training as in PRO-VPT, App. F; the
+# paper does not say how test images are cropped: as in VPT's code.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=224, backend='pillow'),
