@@ -25,7 +25,7 @@ class PromptedBlock:
     """In front of a block's class: its prompts, behind its own first norm, are keys and values of its attention."""
 
     place: running.Place
-    checkpointed = False
+    _checkpointed = False
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """(B, N, C) or (B, h, w, C) to the same, as upstream.
@@ -53,13 +53,24 @@ class PromptedBlock:
         return out
 
     @property
+    def checkpointed(self) -> bool:
+        """Whether activations are computed again in backward, instead of kept."""
+        return self._checkpointed
+
+    @checkpointed.setter
+    def checkpointed(self, value: bool) -> None:
+        self._checkpointed = bool(value)
+        if value:
+            self.place.prompts.has_checkpoints = True
+
+    @property
     def with_cp(self) -> bool:
         """Whether the block is checkpointed; while it runs, no: upstream's own (re-entrant) checkpointing stays off."""
         return self.checkpointed and running.handed() is None
 
     @with_cp.setter
     def with_cp(self, value: bool) -> None:
-        self.checkpointed = bool(value)
+        self.checkpointed = value
 
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""

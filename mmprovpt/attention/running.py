@@ -5,13 +5,16 @@ Between those who know a thing and those who need it lies upstream's code, which
 attention, and one record of the running forward. Two threads never share them, and both are taken back in ``finally``.
 """
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 _here = threading.local()
+# For a function that torch.compile is to leave alone, but not what it calls. (What torch.compiler.disable does with
+# recursive=False compiles the function all the same, and is refused by torch.export.)
+uncompiled = torch._dynamo.decorators.skip
 
 
 class Place(NamedTuple):
@@ -54,6 +57,7 @@ class Forward:
         kept: What the block before made of its prompts, (B, n, C), where that goes into the next one.
     """
 
+    @uncompiled
     def __init__(self, prompts: nn.Module, owners: List[Tensor], wants_grad: bool) -> None:
         self.prompts = prompts
         self.owners = owners
@@ -78,30 +82,23 @@ def current(prompts: nn.Module) -> Optional[Forward]:
     return record
 
 
+@uncompiled
 def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
     """Call ``forward`` within a record of its own, or within that of the entry around it."""
-    # torch.export refuses what is disabled, and takes owners as constants anyway.
-    call = _enter if torch.compiler.is_exporting() else _enter_uncompiled
-    return call(prompts, forward, args, kwargs)
-
-
-def _enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
     outer = getattr(_here, 'record', None)
-    _here.record = _record(prompts)
+    _here.record = current(prompts) or Forward(
+        prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
     try:
-        return forward(*args, **kwargs)
+        with _compiling_checkpoints() if prompts.has_checkpoints else nullcontext():
+            return forward(*args, **kwargs)
     finally:
         _here.record = outer
 
 
-# Owners become host tensors here, at the one place of a forward that is not compiled; what it calls is compiled again.
-_enter_uncompiled = torch._dynamo.disable(_enter, recursive=False)
-
-
-@torch._dynamo.disable
-def _record(prompts: nn.Module) -> Forward:
-    return current(prompts) or Forward(
-        prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
+def _compiling_checkpoints():
+    """Allow what a compiled checkpoint does to a thread-local: a block hands over, and takes back, as often as it runs."""
+    name = 'skip_fwd_side_effects_in_bwd_under_checkpoint'
+    return torch._dynamo.config.patch(name, True) if hasattr(torch._dynamo.config, name) else nullcontext()
 
 
 def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:

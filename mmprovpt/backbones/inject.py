@@ -111,9 +111,10 @@ def _connect(block: Block, place: running.Place) -> None:
     if windows or not keeps:
         block.attention.place = place
         adopt(block.attention, reads)
+    was_checkpointed = vars(block.module).pop('with_cp', False)
     block.module.place = place
-    block.module.checkpointed = bool(vars(block.module).pop('with_cp', False))
     adopt(block.module, (WindowTokenBlock if windows else TokenBlock) if keeps else PromptedBlock)
+    block.module.checkpointed = was_checkpointed
 
 
 def _take_over_checkpointing(backbone: nn.Module) -> None:

@@ -1,12 +1,13 @@
 """How a prompted backbone behaves: where its forward begins, what trains in it, what cannot be done to it."""
 import logging
-from typing import Dict
+from typing import Callable, Dict
 
 import torch
 from torch import Tensor, nn
 
 from mmprovpt.attention import PromptedBlock, running
 from mmprovpt.log import log
+from mmprovpt.prompts import PromptSet
 
 from .loading import PROMPTS, CompleteLoading
 
@@ -14,19 +15,25 @@ from .loading import PROMPTS, CompleteLoading
 class Entrance:
     """In front of the class of a module whose forward runs prompted blocks: opens the record of a forward."""
 
-    def forward(self, *args, **kwargs):
-        """As upstream."""
-        return self._enter(super().forward, args, kwargs)
-
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Checkpoint each block, or no longer; ours replaces upstream's, which would lose what the record holds."""
         for module in self.modules():
             if isinstance(module, PromptedBlock):
                 module.checkpointed = enable
 
-    def _enter(self, forward, args: tuple, kwargs: dict):
-        prompts = self._modules.get('prompts')
-        prompts = self.entrance_to[0] if prompts is None else prompts
+    def _prompts(self) -> PromptSet:
+        own = self._modules.get('prompts')
+        return self.entrance_to[0] if own is None else own
+
+    def _within(self, forward: Callable, args: tuple, kwargs: dict):
+        """Call ``forward`` within the record that is open, or else within one of its own."""
+        if running.current(self._prompts()) is not None:
+            return forward(*args, **kwargs)
+        return self._enter(forward, args, kwargs)
+
+    @running.uncompiled
+    def _enter(self, forward: Callable, args: tuple, kwargs: dict):
+        prompts = self._prompts()
         if getattr(self, '_is_replica', False):
             raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of the '
                                'original: use DistributedDataParallel (tools/dist_train.sh)')
@@ -45,15 +52,19 @@ class Entrance:
 
 
 class TIMMEntrance(Entrance):
-    """In front of a timm model, which has several ways in."""
+    """In front of a timm model, which has several ways in, one calling the other."""
+
+    def forward(self, *args, **kwargs):
+        """As upstream."""
+        return self._within(super().forward, args, kwargs)
 
     def forward_features(self, *args, **kwargs):
         """As upstream."""
-        return self._enter(super().forward_features, args, kwargs)
+        return self._within(super().forward_features, args, kwargs)
 
     def forward_intermediates(self, *args, **kwargs):
         """As upstream."""
-        return self._enter(super().forward_intermediates, args, kwargs)
+        return self._within(super().forward_intermediates, args, kwargs)
 
 
 class PromptedBackbone(CompleteLoading, Entrance):
@@ -62,6 +73,11 @@ class PromptedBackbone(CompleteLoading, Entrance):
     Attributes:
         prompts (mmprovpt.PromptSet): What is trained. It cannot be replaced by another one.
     """
+
+    @running.uncompiled  # what it calls is compiled again: here owners become host tensors, in the one break of a graph
+    def forward(self, *args, **kwargs):
+        """As upstream."""
+        return self._enter(super().forward, args, kwargs)
 
     def __setattr__(self, name, value) -> None:
         if name == 'prompts' and 'prompts' in self.__dict__.get('_modules', {}) and value is not self._modules['prompts']:

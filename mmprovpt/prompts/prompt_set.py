@@ -64,6 +64,7 @@ class PromptSet(nn.Module):
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
         self.probe = None
         self.is_filled = True
+        self.has_checkpoints = False  # whether a block runs again in backward
         # On an accelerator, what the owners were when last asked for: (block_index, its version, it on the host, result).
         self._known_owners: Optional[tuple] = None
         # A parameter that no forward uses would stall DDP.

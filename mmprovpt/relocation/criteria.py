@@ -35,7 +35,8 @@ class _WatchGates(torch.autograd.Function):
     def forward(ctx, rows, owned, scale, squares, linear, quadratic, batch_size):
         ctx.save_for_backward(owned, scale)
         ctx.sums = squares, linear, quadratic
-        gates = torch.zeros(batch_size, owned.shape[0], dtype=torch.float32, device=rows.device)
+        # Zeros, but not for inductor, which cannot fold a constant of unknown size.
+        gates = (owned - owned).float()[None].expand(batch_size, -1).clone()
         return rows.view_as(rows), gates
 
     @staticmethod
