@@ -97,7 +97,9 @@ class TokenBlock(PromptedBlock):
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
         out = self._upstream(running.Handed(None), torch.cat([x, rows], 1), *args, **kwargs)
-        return out[:, :x.shape[1]], prompts.leave(number, out[:, x.shape[1]:])
+        # Not [:, x.shape[1]:], of whose length inductor knows nothing.
+        kept = out.narrow(1, x.shape[1], rows.shape[1])
+        return out[:, :x.shape[1]], prompts.leave(number, kept)
 
 
 class WindowTokenBlock(PromptedBlock):

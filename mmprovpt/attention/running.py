@@ -4,12 +4,14 @@ Between those who know a thing and those who need it lies upstream's code, which
 ``self.attn(self.norm1(x))``. So two things travel beside the arguments, in a thread-local: what a block hands to its own
 attention, and one record of the running forward. Two threads never share them, and both are taken back in ``finally``.
 """
+import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 _here = threading.local()
 # For a function that torch.compile is to leave alone, but not what it calls. (What torch.compiler.disable does with
@@ -99,6 +101,19 @@ def _compiling_checkpoints():
     """Allow what a compiled checkpoint does to a thread-local: a block hands over, and takes back, as often as it runs."""
     name = 'skip_fwd_side_effects_in_bwd_under_checkpoint'
     return torch._dynamo.config.patch(name, True) if hasattr(torch._dynamo.config, name) else nullcontext()
+
+
+def is_checkpointed_in_vain() -> bool:
+    """Whether this runs in a re-entrant checkpoint none of whose inputs needs a gradient, so that nothing in it gets one.
+
+    PyTorch has no other sign of it than the call itself. Looked for only where gradients are off.
+    """
+    frame = None if torch.is_grad_enabled() else sys._getframe()
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            return not any(isinstance(value, Tensor) and value.requires_grad for value in frame.f_locals['args'])
+        frame = frame.f_back
+    return False
 
 
 def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:

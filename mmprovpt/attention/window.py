@@ -32,7 +32,7 @@ class PromptedWindowAttention(PromptedAttention):
         out = self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
         handed = running.handed()
         if handed.wants_outputs:
-            out, kept = out[:, :x.shape[1]], out[:, x.shape[1]:]
+            out, kept = out[:, :x.shape[1]], out.narrow(1, x.shape[1], handed.rows.shape[1])
             handed.outputs = kept.unflatten(0, (handed.rows.shape[0], -1)).mean(1)
         return out
 

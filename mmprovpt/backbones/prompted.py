@@ -39,6 +39,10 @@ class Entrance:
                                'original: use DistributedDataParallel (tools/dist_train.sh)')
         if torch.is_grad_enabled() and self.training and len(prompts.tokens) and not prompts.tokens.requires_grad:
             self._require_trained_prompts()
+        if self.training and prompts.tokens.requires_grad and running.is_checkpointed_in_vain():
+            raise RuntimeError('Re-entrant checkpointing of the whole backbone, whose input needs no gradient, leaves the '
+                               'prompts without one: use checkpoint(use_reentrant=False), or checkpoint the blocks by '
+                               'with_cp=True in the config or backbone.set_grad_checkpointing()')
         return running.enter(prompts, forward, args, kwargs)
 
     def _require_trained_prompts(self) -> None:

@@ -1,4 +1,4 @@
-"""VPT-Shallow's prompts: tokens of the first block, whose outputs are kept (docs/method/prompts.md)."""
+"""VPT-Shallow's prompts: tokens of the first block, whose outputs are kept (docs/method/shallow.md)."""
 from typing import Optional
 
 from torch import Tensor

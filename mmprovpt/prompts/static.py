@@ -14,7 +14,7 @@ from .prompt_set import FORMS, PromptSet
 
 @FORMS.register
 class StaticPrompts(PromptSet):
-    """Prompts of VPT-Deep (Jia et al. 2022; docs/method/prompts.md).
+    """Prompts of VPT-Deep (Jia et al. 2022; docs/method/deep_prompts.md).
 
     Args:
         num_tokens: See :class:`PromptSet`.

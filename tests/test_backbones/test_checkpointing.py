@@ -1,7 +1,7 @@
 """Gradient checkpointing of every kind: gradients equal those without it, or an error says what to do."""
 import pytest
 import torch
-from matrix import CASES, KINDS, build, images, loss
+from matrix import CASES, KINDS, build, images, loss, outputs
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch.utils.checkpoint import checkpoint
 
@@ -106,6 +106,23 @@ def test_reentrant_checkpointing_of_frozen_blocks_is_refused_in_the_first_forwar
     backbone = build(case, dict(kind, num_tokens=3)).train()
     start(backbone)
     with pytest.raises(RuntimeError, match='block 0 runs with them off .* prompts would get no gradient'):
+        backbone(images(case))
+
+
+@pytest.mark.filterwarnings('ignore:.*use_reentrant', 'ignore:None of the inputs')
+def test_reentrant_checkpointing_of_the_whole_backbone(case, kind):
+    backbone = build(case, dict(kind, num_tokens=3, dropout=0.)).train()
+    with pytest.raises(RuntimeError, match='Re-entrant checkpointing of the whole backbone'):
+        checkpoint(backbone, images(case), use_reentrant=True)
+    x = images(case).requires_grad_()
+    # Outputs in a list get no gradient from PyTorch's re-entrant kind.
+    loss(lambda x: checkpoint(lambda x: tuple(outputs(backbone, x)), x, use_reentrant=True), x).backward()
+    grads = [parameter.grad.clone() for parameter in backbone.prompts.parameters()]
+    backbone.zero_grad()
+    loss(backbone, x).backward()
+    for ours, parameter in zip(grads, backbone.prompts.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():  # in train mode, as an average teaches
         backbone(images(case))
 
 

@@ -33,13 +33,13 @@ def iteration(criterion, forward, prompts, x, seed=0):
 
 
 
-@pytest.mark.parametrize('checkpointing', [False, True])
-@pytest.mark.parametrize('name, criterion, form', [
-    *(('timm-vit', criterion, 'static') for criterion in CRITERIA),
-    *(('mmdet-swin', criterion, 'static') for criterion in ('taylor', 'gate_fisher')),
-    ('timm-vit', 'taylor', 'adaptive'),
-    ('mmseg-vit', 'gate_fisher', 'static'),
-    ('timm-swin', 'taylor_norm', 'static'),
+@pytest.mark.parametrize('name, criterion, form, checkpointing', [
+    *(('timm-vit', criterion, 'static', False) for criterion in CRITERIA),
+    ('timm-vit', 'gate_fisher', 'static', True),
+    ('timm-vit', 'taylor', 'adaptive', True),
+    ('mmdet-swin', 'gate_fisher', 'static', False),
+    ('mmdet-swin', 'taylor', 'static', True),
+    ('mmseg-vit', 'taylor_norm', 'static', False),
 ])
 def test_scores_bit_for_bit(name, criterion, form, checkpointing):
     case = CASES[name]
@@ -49,7 +49,7 @@ def test_scores_bit_for_bit(name, criterion, form, checkpointing):
     prompts, x = backbone.prompts, images(case)
     measure = CRITERIA[criterion](prompts, score_interval=1)
     compiled = torch.compile(backbone, backend='aot_eager')
-    for step in range(3):
+    for step in range(2):
         eager = iteration(measure, backbone, prompts, x, step)
         for a, b in zip(iteration(measure, compiled, prompts, x, step), eager, strict=True):
             assert torch.equal(a, b) and a.any()
@@ -90,9 +90,10 @@ def test_fifty_relocations_need_three_compilations():
             measure.begin()
             compiled(x).square().mean().backward()
             measure.update(0.)
-        with torch.no_grad():
-            expected = vit.eval()(x)
-            assert torch.equal(compiled(x), expected)
+        if step % 10 == 9:
+            with torch.no_grad():
+                expected = vit.eval()(x)
+                assert torch.equal(compiled(x), expected)
         if step == 25:
             for prompt in prompts.owners()[5].tolist():
                 prompts.relocate(prompt, 4)
