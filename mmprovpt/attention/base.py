@@ -1,5 +1,4 @@
 """Attention that reads prompts, written once for all classes of attention."""
-from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ class PromptedAttention:
 
     place: running.Place
 
-    def split(self, qkv: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
         return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -34,7 +33,7 @@ class PromptedAttention:
         """Keys (B, num_heads, n, d) as upstream normalises them; most do not."""
         return k
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Optional[Tensor] = None,
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None,
                dropout_p: float = 0.) -> Tensor:
         """Attention to tokens and prompts: softmax(scale · q [k; k_P]ᵀ + bias) [v; v_P].
 
@@ -78,7 +77,7 @@ class PromptedAttention:
         watcher(self, weights, v[..., :size])
         return weights @ v[..., :size]
 
-    def _prompts(self, handed: running.Handed, batch_size: int) -> Tuple[Optional[Tensor], Tensor, Tensor]:
+    def _prompts(self, handed: running.Handed, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
         """Queries (None unless they are wanted), keys and values (batch_size, num_heads, n, d) of the rows."""
         rows = handed.rows if handed.rows.dim() == 3 else handed.rows[None]
         parts = self.project_rows(rows).unflatten(-1, (3, self.num_heads, -1))
@@ -100,7 +99,7 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
     return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
 
 
-def _weights(q: Tensor, k: Tensor, scale: float, bias: Optional[Tensor]) -> Tensor:
+def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """(B', num_heads, N, N + n), each row sums to 1."""
     logits = q @ k.transpose(-1, -2) * scale
     if bias is not None:

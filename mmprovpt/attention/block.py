@@ -1,5 +1,5 @@
 """A transformer block that owns prompts: it reads its rows, and hands them to its attention."""
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ class Given(NamedTuple):
         kept: (B, n, C), what the block before made of its prompts, where that goes on.
     """
     owned: Tensor
-    grid: Optional[Tuple[int, int]]
-    kept: Optional[Tensor]
+    grid: tuple[int, int] | None
+    kept: Tensor | None
 
 
 class PromptedBlock:
@@ -61,7 +61,7 @@ class PromptedBlock:
     def with_cp(self, value: bool) -> None:
         self.checkpointed = bool(value)
 
-    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
         prompts, number = self.place
         rows = self.norm1.forward(prompts.read(number, x, given).to(x.dtype))
@@ -82,7 +82,7 @@ class PromptedBlock:
 class TokenBlock(PromptedBlock):
     """A ViT's block whose prompts are tokens behind the others: what it makes of them goes on (VPT-Shallow)."""
 
-    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
         out = self._upstream(running.Handed(None), torch.cat([x, rows], 1), *args, **kwargs)
@@ -92,7 +92,7 @@ class TokenBlock(PromptedBlock):
 class WindowTokenBlock(PromptedBlock):
     """A Swin's block whose attention has the prompts in each window; the rest of the block is theirs, too."""
 
-    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
         handed = running.Handed(self.norm1.forward(rows), wants_outputs=True)

@@ -1,5 +1,4 @@
 """``mmcv.cnn.bricks.transformer.MultiheadAttention``, a wrapper of ``torch.nn.MultiheadAttention`` (mmseg ViT)."""
-from typing import Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class PromptedMMCVAttention(PromptedAttention):
     def _project(self, x: Tensor) -> Tensor:
         return F.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias)
 
-    def forward(self, query: Tensor, *args, identity: Optional[Tensor] = None, **kwargs) -> Tensor:
+    def forward(self, query: Tensor, *args, identity: Tensor | None = None, **kwargs) -> Tensor:
         """(B, N, C) to (B, N, C), the identity added; the block's prompts are additional keys and values.
 
         Raises:

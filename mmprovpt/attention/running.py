@@ -5,8 +5,9 @@ Between those who know a thing and those who need it lies upstream's code, which
 attention, and one record of the running forward. Two threads never share them, and both are taken back in ``finally``.
 """
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,11 @@ class Handed:
         outputs: (B, n, C), set by the attention.
     """
 
-    def __init__(self, rows: Optional[Tensor], gates: Optional[Tensor] = None, wants_outputs: bool = False) -> None:
+    def __init__(self, rows: Tensor | None, gates: Tensor | None = None, wants_outputs: bool = False) -> None:
         self.rows = rows
         self.gates = gates
         self.wants_outputs = wants_outputs
-        self.outputs: Optional[Tensor] = None
+        self.outputs: Tensor | None = None
 
 
 class Forward:
@@ -54,17 +55,17 @@ class Forward:
         kept: What the block before made of its prompts, (B, n, C), where that goes into the next one.
     """
 
-    def __init__(self, prompts: nn.Module, owners: List[Tensor], wants_grad: bool) -> None:
+    def __init__(self, prompts: nn.Module, owners: list[Tensor], wants_grad: bool) -> None:
         self.prompts = prompts
         self.owners = owners
         self.wants_grad = wants_grad
-        self.grid: Optional[Tuple[int, int]] = None
-        self.kept: Optional[Tensor] = None
+        self.grid: tuple[int, int] | None = None
+        self.kept: Tensor | None = None
         # -1, or the number of the backward that runs this forward again.
         self.task = torch._C._current_graph_task_id()
 
 
-def current(prompts: nn.Module) -> Optional[Forward]:
+def current(prompts: nn.Module) -> Forward | None:
     """The running forward of these prompts; None where a block is called by itself.
 
     So is a block that a backward runs again (gradient checkpointing that is not ours): the record of another forward,
@@ -111,23 +112,23 @@ def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:
         record.grid = tuple(output.shape[-2:])
 
 
-def hand_over(handed: Optional[Handed]) -> None:
+def hand_over(handed: Handed | None) -> None:
     """Have the attention that is called next find ``handed``; None takes it back."""
     _here.handed = handed
 
 
-def handed() -> Optional[Handed]:
+def handed() -> Handed | None:
     """What the block around has handed over; None outside of a prompted block."""
     return getattr(_here, 'handed', None)
 
 
-def hidden(prompts: nn.Module) -> List[int]:
+def hidden(prompts: nn.Module) -> list[int]:
     """Numbers of the prompts that this thread has hidden."""
     return [number for owner, numbers in getattr(_here, 'hidden', ()) if owner is prompts for number in numbers]
 
 
 @contextmanager
-def hiding(prompts: nn.Module, numbers: Tuple[int, ...]) -> Iterator[None]:
+def hiding(prompts: nn.Module, numbers: tuple[int, ...]) -> Iterator[None]:
     """For the time of a ``with``, no block reads these prompts, in this thread; nests."""
     before = getattr(_here, 'hidden', ())
     _here.hidden = (*before, (prompts, numbers))
@@ -152,6 +153,6 @@ def watching(watcher: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[N
         _here.watcher = before
 
 
-def watcher() -> Optional[Callable]:
+def watcher() -> Callable | None:
     """Who watches attention in this thread, if anyone."""
     return getattr(_here, 'watcher', None)

@@ -3,7 +3,8 @@
 By name, so that nothing is imported for it; exactly, because libraries have dozens of classes called ``Attention``, and
 because a subclass may compute something else.
 """
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import nn
 
@@ -25,11 +26,11 @@ class Support(NamedTuple):
         backbones: Full names of backbones (or their bases) that are known to give such blocks one image per sample.
     """
     reads: type
-    blocks: Tuple[str, ...]
-    backbones: Tuple[str, ...]
+    blocks: tuple[str, ...]
+    backbones: tuple[str, ...]
 
 
-SUPPORTED: Dict[str, Support] = {}
+SUPPORTED: dict[str, Support] = {}
 
 
 def support(attentions: Sequence[str], blocks: Sequence[str], backbones: Sequence[str]) -> Callable[[type], type]:
@@ -101,7 +102,7 @@ class Block(NamedTuple):
     width: int
 
 
-def find_blocks(backbone: nn.Module) -> List[Block]:
+def find_blocks(backbone: nn.Module) -> list[Block]:
     """The blocks of a backbone that can own prompts, in the order of their forward.
 
     Raises:
@@ -136,7 +137,7 @@ def _inside(name: str, other: str) -> bool:
     return f'{name}.'.startswith(f'{other}.')
 
 
-def _block(modules: Dict[str, nn.Module], name: str) -> Block:
+def _block(modules: dict[str, nn.Module], name: str) -> Block:
     attention = modules[name]
     entry = SUPPORTED[full_name(type(attention))]
     above = [name[:end] for end in range(len(name) - 1, 0, -1) if name[end] == '.'] + ['']
@@ -150,7 +151,7 @@ def _block(modules: Dict[str, nn.Module], name: str) -> Block:
     return Block(block, module, attention, owner, module.norm1.weight.numel())
 
 
-def _owner(modules: Dict[str, nn.Module], above: List[str], entry: Support) -> Optional[nn.Module]:
+def _owner(modules: dict[str, nn.Module], above: list[str], entry: Support) -> nn.Module | None:
     """The nearest module around a block whose class is a known backbone or derives from one."""
     for parent in above:
         if any(full_name(cls) in entry.backbones for cls in type(modules[parent]).__mro__):

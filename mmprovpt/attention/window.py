@@ -1,5 +1,4 @@
 """Window attention of Swin: ``WindowMSA`` of mmdet, mmseg and mmpretrain, ``WindowAttention`` of timm."""
-from typing import Optional
 
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from .base import PromptedAttention
 class PromptedWindowAttention(PromptedAttention):
     """In front of any of the four: they share names, layout and mathematics."""
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention within windows, to which the block's prompts are additional keys and values.
 
         Relative position bias and shift mask are 0 for prompts. If the block wants to know what becomes of its prompts,

@@ -1,6 +1,5 @@
 """How a prompted backbone behaves: where its forward begins, what trains in it, what cannot be done to it."""
 import logging
-from typing import Dict
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +91,7 @@ class PromptedBackbone(CompleteLoading, Entrance):
             log(f'{type(self).__name__} is frozen, and its init_cfg loads no checkpoint: unless load_from or '
                 'resume does, prompts will be tuned on random weights.', logging.WARNING)
 
-    def frozen_tensors(self) -> Dict[str, Tensor]:
+    def frozen_tensors(self) -> dict[str, Tensor]:
         """What nothing trains, by its name here: what a checkpoint of what was tuned leaves out."""
         return {name: value for name, value in self.state_dict(keep_vars=True).items()
                 if not name.startswith(PROMPTS) and not value.requires_grad}

@@ -3,7 +3,7 @@
 A block reads a prompt through LayerNorm, to which only its direction matters. Its length matters to the optimizer
 alone (the longer, the smaller the steps), so a prompt that crosses keeps its root mean square.
 """
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn

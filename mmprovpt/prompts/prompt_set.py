@@ -1,5 +1,5 @@
 """A prompt is a row; relocation changes which block owns it."""
-from typing import Callable, List, Optional, Sequence, Union
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class PromptSet(nn.Module):
     # Whether its blocks must know how many patches there are.
     needs_grid = False
 
-    def __init__(self, num_tokens: Union[int, Sequence[int]], widths: Sequence[int],
+    def __init__(self, num_tokens: int | Sequence[int], widths: Sequence[int],
                  mergings: Sequence[nn.Module] = (), cross_stage: str = 'project') -> None:
         super().__init__()
         if cross_stage not in CROSS_STAGE:
@@ -65,7 +65,7 @@ class PromptSet(nn.Module):
         self.probe = None
         self.is_filled = True
         # On an accelerator, what the owners were when last asked for: (block_index, its version, it on the host, result).
-        self._known_owners: Optional[tuple] = None
+        self._known_owners: tuple | None = None
         # A parameter that no forward uses would stall DDP.
         self.tokens.requires_grad_(len(self.tokens) > 0)
 
@@ -92,7 +92,7 @@ class PromptSet(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} does not say how a block reads its prompts')
 
-    def leave(self, block: int, outputs: Tensor) -> Optional[Tensor]:
+    def leave(self, block: int, outputs: Tensor) -> Tensor | None:
         """What goes into the next block of the outputs (B, n, C) of a block's prompts, if ``keeps_outputs``."""
         return None
 
@@ -130,7 +130,7 @@ class PromptSet(nn.Module):
         return int((torch.tensor(self.widths) * self.distribution.cpu()).sum())
 
     @torch._dynamo.disable
-    def owners(self) -> List[Tensor]:
+    def owners(self) -> list[Tensor]:
         """Per block (n,) int64 on the device of the rows: numbers of the prompts that it reads, ascending.
 
         On CPU they are derived from ``block_index`` at each call. On an accelerator that would wait for the device: they
@@ -250,7 +250,7 @@ class PromptSet(nn.Module):
         self.owners_changed()
 
 
-def _group(index: Tensor, num_blocks: int, device: torch.device) -> List[Tensor]:
+def _group(index: Tensor, num_blocks: int, device: torch.device) -> list[Tensor]:
     """Per block, where a host tensor (N,) names it."""
     order = index.argsort(stable=True).to(device)
     counts = torch.bincount(index + 1, minlength=num_blocks + 1).tolist()
@@ -261,7 +261,7 @@ def _group(index: Tensor, num_blocks: int, device: torch.device) -> List[Tensor]
     return owners
 
 
-def check_num_tokens(num_tokens: Union[int, Sequence[int]], num_blocks: int) -> List[int]:
+def check_num_tokens(num_tokens: int | Sequence[int], num_blocks: int) -> list[int]:
     """One count per block, or an error that says what is wrong with ``num_tokens``."""
     counts = [num_tokens] * num_blocks if type(num_tokens) is int else num_tokens
     if not isinstance(counts, (list, tuple)) or any(type(n) is not int for n in counts):

@@ -1,5 +1,4 @@
 """VPT-Shallow's prompts: tokens of the first block, whose outputs are kept (docs/method/prompts.md)."""
-from typing import Optional
 
 from torch import Tensor
 
@@ -55,7 +54,7 @@ class ShallowPrompts(StaticPrompts):
                                'backbone.set_grad_checkpointing()')
         return given.kept
 
-    def leave(self, block: int, outputs: Tensor) -> Optional[Tensor]:
+    def leave(self, block: int, outputs: Tensor) -> Tensor | None:
         """(B, n, C') the outputs (B, n, C) of a block's prompts, as the next block gets them; None after the last."""
         if block + 1 == self.num_blocks:
             return None

@@ -5,8 +5,8 @@ import os
 import time
 import traceback
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -34,7 +34,7 @@ class _History(Hook):
 
     def __init__(self, folder: Path, metric: str, report: Callable[[dict], None]):
         self._path, self._metric, self._report = folder / HISTORY, metric, report
-        self.rows: List[dict] = []
+        self.rows: list[dict] = []
 
     def before_train(self, runner):
         # What was validated after the checkpoint that the run goes on from comes again.
@@ -142,7 +142,7 @@ def plain(metrics: dict) -> dict:
             getattr(value, 'size', None) == 1}
 
 
-def last_checkpoint(folder: Path) -> Optional[Path]:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. torch writes zip archives, whose directory comes last: one cut off is none."""
     whole = [path for path in Path(folder).glob('*.pth') if zipfile.is_zipfile(path)]
     return max(whole, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -153,7 +153,7 @@ def give_up(folder: Path, reason: str) -> None:
     _write(Path(folder) / RESULT, dict(score=None, error=reason, history=_read_lines(Path(folder) / HISTORY)))
 
 
-def read_result(folder: Path) -> Optional[dict]:
+def read_result(folder: Path) -> dict | None:
     path = Path(folder) / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -172,7 +172,7 @@ def state_of(folder: Path) -> str:
     return 'not finished' if last_checkpoint(folder) else 'not begun'
 
 
-def _read_lines(path: Path) -> List[dict]:
+def _read_lines(path: Path) -> list[dict]:
     """Whole lines of a JSON-lines file: a kill cuts off the last."""
     text = path.read_text() if path.exists() else ''
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]

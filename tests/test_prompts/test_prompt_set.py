@@ -79,7 +79,7 @@ def test_hidden_prompts_nest_and_are_hidden_in_their_thread_only():
 
 
 def test_widths_without_a_way_between_them():
-    with pytest.raises(ConfigError, match=r"blocks of widths \[8, 16\], but this backbone merges nothing: set cross_stage"):
+    with pytest.raises(ConfigError, match=r'blocks of widths \[8, 16\], but this backbone merges nothing: set cross_stage'):
         pool(1, widths=(8, 16), cross_stage='project')
     with pytest.raises(ConfigError, match=r'merges \[\(16, 32\)\]'):
         pool(1, widths=(8, 16), mergings=[Unfolding(16)], cross_stage='project')
