@@ -51,9 +51,9 @@ class PromptedAttention:
         """
         handed = running.handed()
         if handed is None or handed.rows is None:
-            raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has handed '
-                               'any to it. Call the block, not its attention; if something has replaced or wrapped the '
-                               'block (model surgery, another library), inject prompts after that')
+            raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has '
+                               'handed any to it. Call the block, not its attention; if something has replaced or '
+                               'wrapped the block (model surgery, another library), inject prompts after that')
         prompt_q, prompt_k, prompt_v = self._prompts(handed, q.shape[0])
         if handed.wants_outputs:
             bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)

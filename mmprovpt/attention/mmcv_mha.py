@@ -16,9 +16,9 @@ class PromptedMMCVAttention(PromptedAttention):
             TypeError: Something has replaced torch's module, so that these parameters may not be all there is.
         """
         if type(self.attn) is not nn.MultiheadAttention:
-            raise TypeError(f'{type(self).__name__} reads in_proj_weight of torch.nn.MultiheadAttention, but its attn is '
-                            f'a {type(self.attn).__module__}.{type(self.attn).__name__} now, which may project otherwise. '
-                            'LoRA and quantization of this attention: use the ViT of MMPretrain or timm')
+            raise TypeError(f'{type(self).__name__} reads in_proj_weight of torch.nn.MultiheadAttention, but its attn '
+                            f'is a {type(self.attn).__module__}.{type(self.attn).__name__} now, which may project '
+                            'otherwise. LoRA and quantization of this attention: use the ViT of MMPretrain or timm')
         return self._project(rows)
 
     def _project(self, x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """What is under way in this thread.
 
 Between those who know a thing and those who need it lies upstream's code, which has no argument for it: a block calls
-``self.attn(self.norm1(x))``. So two things travel beside the arguments, in a thread-local: what a block hands to its own
-attention, and one record of the running forward. Two threads never share them, and both are taken back in ``finally``.
+``self.attn(self.norm1(x))``. So two things travel beside the arguments, in a thread-local: what a block hands to its
+own attention, and one record of the running forward. Two threads never share them, and both are taken back in
+``finally``.
 """
 import threading
 from collections.abc import Callable, Iterator

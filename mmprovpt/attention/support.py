@@ -106,8 +106,8 @@ def find_blocks(backbone: nn.Module) -> list[Block]:
     """The blocks of a backbone that can own prompts, in the order of their forward.
 
     Raises:
-        ConfigError: If there is none, or if a class of attention, block or backbone is not known: it is named, and so is
-            what is supported.
+        ConfigError: If there is none, or if a class of attention, block or backbone is not known: it is named, and so
+            is what is supported.
     """
     modules = dict(backbone.named_modules())
     found = [name for name, module in modules.items() if full_name(type(module)) in SUPPORTED]
@@ -117,9 +117,9 @@ def find_blocks(backbone: nn.Module) -> list[Block]:
         strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()]
     if strangers or not found:
         names = ', '.join(sorted({full_name(type(module)) for module in strangers}))
+        what = f'attention that takes no prompts: {names}' if names else 'no attention at all'
         raise ConfigError(
-            f'{type(backbone).__name__} has {"attention that takes no prompts: " + names if names else "no attention at all"}. '
-            f'Prompts are read by attention. {supported_text()}')
+            f'{type(backbone).__name__} has {what}. Prompts are read by attention. {supported_text()}')
     return [_block(modules, name) for name in found]
 
 
@@ -165,4 +165,6 @@ def _unknown(name: str, attention: nn.Module, what: str, stranger: nn.Module, kn
             '(mmprovpt.attention.support).')
 
 
-__all__ = ['Block', 'PromptedAttention', 'SUPPORTED', 'Support', 'find_blocks', 'full_name', 'support', 'supported_text']
+__all__ = [
+    'Block', 'PromptedAttention', 'SUPPORTED', 'Support', 'find_blocks', 'full_name', 'support', 'supported_text'
+]

@@ -1,4 +1,4 @@
-"""Checkpoints of what was tuned: without the frozen weights, but with their fingerprint (docs/how-to/small_checkpoints.md)."""
+"""Checkpoints of what was tuned: without frozen weights, but with their hash (docs/how-to/small_checkpoints.md)."""
 from collections import OrderedDict
 
 from torch import nn

@@ -45,7 +45,8 @@ class CompleteLoading:
         if only_tuned:
             self._add_frozen(state_dict, prefix, local_metadata.get(SOURCE))
         _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._check_complete(state_dict, prefix)
         if not has_prompts and self.prompts.is_filled:
             # strict=True is for what the checkpoint could have.

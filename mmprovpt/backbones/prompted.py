@@ -27,8 +27,8 @@ class Entrance:
         prompts = self._modules.get('prompts')
         prompts = self.entrance_to[0] if prompts is None else prompts
         if getattr(self, '_is_replica', False):
-            raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of the '
-                               'original: use DistributedDataParallel (tools/dist_train.sh)')
+            raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of '
+                               'the original: use DistributedDataParallel (tools/dist_train.sh)')
         if torch.is_grad_enabled() and self.training and len(prompts.tokens) and not prompts.tokens.requires_grad:
             self._require_trained_prompts()
         return running.enter(prompts, forward, args, kwargs)
@@ -39,8 +39,8 @@ class Entrance:
             raise RuntimeError(
                 'Prompts are frozen while other parameters of this backbone train. Something has frozen them without '
                 "knowing them; MMPretrain's LoRAModel does, and leaves them out of its state dict, too. Inject prompts "
-                'into the backbone that has LoRA already: mmprovpt.inject_prompts(model.backbone.module, dict(type=...)). '
-                'If you mean it, freeze the other parameters, or call the backbone in eval mode')
+                'into the backbone that has LoRA already: mmprovpt.inject_prompts(model.backbone.module, '
+                'dict(type=...)). If you mean it, freeze the other parameters, or call the backbone in eval mode')
 
 
 class TIMMEntrance(Entrance):
@@ -63,9 +63,9 @@ class PromptedBackbone(CompleteLoading, Entrance):
     """
 
     def __setattr__(self, name, value) -> None:
-        if name == 'prompts' and 'prompts' in self.__dict__.get('_modules', {}) and value is not self._modules['prompts']:
-            raise AttributeError('backbone.prompts cannot be replaced, for its blocks read the first ones: load values into '
-                                 'it (load_state_dict), or inject prompts into a new backbone')
+        if name == 'prompts' and value is not self.__dict__.get('_modules', {}).get('prompts', value):
+            raise AttributeError('backbone.prompts cannot be replaced, for its blocks read the first ones: load values '
+                                 'into it (load_state_dict), or inject prompts into a new backbone')
         super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> nn.Module:

@@ -54,8 +54,8 @@ class AdaptivePrompts(StaticPrompts):
                  hidden_dims: int = 8, shared_projector: bool = True, dropout: float = 0.1,
                  channel_dropout: float = 0.1, projector_dropout: float = 0.1, **kwargs) -> None:
         if 'cross_stage' in kwargs:
-            raise ConfigError(f'cross_stage={kwargs["cross_stage"]!r}, but rows of adaptive prompts are equally long in '
-                              'all blocks')
+            raise ConfigError(f'cross_stage={kwargs["cross_stage"]!r}, but rows of adaptive prompts are equally long '
+                              'in all blocks')
         self.embed_dims = [int(width) for width in widths]
         self.static_blocks = _check_blocks(static_blocks, len(self.embed_dims))
         for name, value in dict(grid_size=grid_size, kernel_size=kernel_size, hidden_dims=hidden_dims).items():
@@ -160,9 +160,9 @@ class AdaptivePrompts(StaticPrompts):
     def _patches(self, block: int, x: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """(B, grid², C) the patch tokens behind the prompts' norm, on the grid that rows are defined on."""
         if grid is None:
-            raise RuntimeError(f'Adaptive prompts of block {block} must know how many patches there are, but it was called '
-                               'outside of a forward of the backbone, or run again by a checkpointing that is not ours: '
-                               'use with_cp=True in the config, or backbone.set_grad_checkpointing()')
+            raise RuntimeError(f'Adaptive prompts of block {block} must know how many patches there are, but it was '
+                               'called outside of a forward of the backbone, or run again by a checkpointing that is '
+                               'not ours: use with_cp=True in the config, or backbone.set_grad_checkpointing()')
         height, width = (-(-size // 2**self._stage[block]) for size in grid)
         tokens = x.flatten(1, -2).to(self.norms.dtype)  # frozen weights may be of lower precision
         if height * width > tokens.shape[1] or self._stage[-1] and height * width != tokens.shape[1]:

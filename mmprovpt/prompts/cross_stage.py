@@ -51,8 +51,8 @@ def check_mergings(widths: Sequence[int], mergings: Sequence[nn.Module]) -> None
     sizes = sorted(set(widths))
     steps = [(merging.reduction.in_features // 4, merging.reduction.out_features) for merging in mergings]
     if steps != list(zip(sizes, sizes[1:])):
-        raise ConfigError(f"cross_stage='project' maps a prompt by the patch mergings between blocks of widths {sizes}, "
-                          f"but this backbone merges {steps or 'nothing'}: set cross_stage='reinit'")
+        raise ConfigError(f"cross_stage='project' maps a prompt by the patch mergings between blocks of widths {sizes}"
+                          f", but this backbone merges {steps or 'nothing'}: set cross_stage='reinit'")
 
 
 def _copies(merging: nn.Module, rows: Tensor) -> Tensor:

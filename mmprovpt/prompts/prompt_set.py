@@ -20,9 +20,9 @@ _SENTINEL = (1.0, -2.0, 0.5)  # exact in every floating-point type
 class PromptSet(nn.Module):
     """All prompts of a backbone, and which block owns each.
 
-    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of ``tokens``).
-    Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid. ``block_index`` is the truth:
-    whoever writes it, by whatever means, is obeyed by the next forward.
+    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of
+    ``tokens``). Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid. ``block_index``
+    is the truth: whoever writes it, by whatever means, is obeyed by the next forward.
 
     Args:
         num_tokens: Prompts per block at the start, an int for all blocks or a list of one int per block.
@@ -64,7 +64,7 @@ class PromptSet(nn.Module):
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
         self.probe = None
         self.is_filled = True
-        # On an accelerator, what the owners were when last asked for: (block_index, its version, it on the host, result).
+        # Owners when last asked for, read on an accelerator: (block_index, its version, it on the host, result).
         self._known_owners: tuple | None = None
         # A parameter that no forward uses would stall DDP.
         self.tokens.requires_grad_(len(self.tokens) > 0)
@@ -133,9 +133,10 @@ class PromptSet(nn.Module):
     def owners(self) -> list[Tensor]:
         """Per block (n,) int64 on the device of the rows: numbers of the prompts that it reads, ascending.
 
-        On CPU they are derived from ``block_index`` at each call. On an accelerator that would wait for the device: they
-        are derived again when the buffer is another one or its version has changed, and after :meth:`owners_changed`.
-        An export takes those of the latest call, as constants. Prompts hidden in this thread are left out.
+        On CPU they are derived from ``block_index`` at each call. On an accelerator that would wait for the device:
+        they are derived again when the buffer is another one or its version has changed, and after
+        :meth:`owners_changed`. An export takes those of the latest call, as constants. Prompts hidden in this thread
+        are left out.
 
         Raises:
             RuntimeError: The prompts have no values yet.
@@ -143,8 +144,8 @@ class PromptSet(nn.Module):
         index = self.block_index
         if isinstance(index, FakeTensor):
             if self._known_owners is None:
-                raise RuntimeError('Which block owns which prompt becomes a constant of an exported graph, and is known '
-                                   'after the first forward: call the model once before you export it')
+                raise RuntimeError('Which block owns which prompt becomes a constant of an exported graph, and is '
+                                   'known after the first forward: call the model once before you export it')
             return [torch.tensor(owned.tolist(), dtype=torch.long) for owned in self._known_owners[3]]
         if index.is_meta or not self.is_filled:
             raise RuntimeError('The prompts have no values: the model was built on the meta device, or emptied. Load a '
@@ -178,7 +179,7 @@ class PromptSet(nn.Module):
         return self.tokens.index_select(0, owned)[:, :self.widths[block]]
 
     def without(self, *prompts: int):
-        """For the time of a ``with``, no block reads these prompts in this thread: true removal (PRO-VPT Eq. 5); nests."""
+        """For the time of a ``with``, no block reads these prompts in this thread: PRO-VPT Eq. 5's removal; nests."""
         return running.hiding(self, prompts)
 
     # Relocation

@@ -49,8 +49,8 @@ class ShallowPrompts(StaticPrompts):
             return rows.expand(x.shape[0], *rows.shape[-2:])
         if given.kept is None:
             raise RuntimeError(f'Prompts of VPT-Shallow pass all blocks, but block {block} does not know what the one '
-                               'before it made of them: it was called outside of a forward of the backbone, or run again '
-                               'by a checkpointing that is not ours. Use with_cp=True in the config, or '
+                               'before it made of them: it was called outside of a forward of the backbone, or run '
+                               'again by a checkpointing that is not ours. Use with_cp=True in the config, or '
                                'backbone.set_grad_checkpointing()')
         return given.kept
 

@@ -1,5 +1,4 @@
 """What every allocator has: who gets the pruned prompt."""
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ ALLOCATORS.gone.update(
     JointPPOAllocator='an ablation of the paper: import benchmarks.table3.ablations by custom_imports',
     RetireAllocator='an ablation of the paper: import benchmarks.table3.ablations by custom_imports')
 
-Signals = Optional[dict[str, Tensor]]  # (L,) each, by name
+Signals = dict[str, Tensor] | None  # (L,) each, by name
 
 
 class Allocator:

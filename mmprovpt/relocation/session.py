@@ -333,8 +333,9 @@ class RelocationSession:
     # Checkpoints
 
     def state_dict(self) -> dict:
-        """dict: All that decides from here on, as plain tensors and Python types, as large after many periods as after
-        one. Of several ranks, rank 0's after ``gather()`` is that of all.
+        """dict: All that decides from here on, as plain tensors and Python types.
+
+        It is as large after many periods as after one. Of several ranks, rank 0's after ``gather()`` is that of all.
         """
         return dict(
             version=VERSION,

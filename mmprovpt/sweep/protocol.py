@@ -48,6 +48,7 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Of its folder."""
         return self.folder.name
 
 

@@ -21,7 +21,7 @@ RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
 CHECK_INTERVAL = 10  # iterations between looks at the loss, which wait for the device
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss or the weights are no longer finite: the trial is over, and would end so again."""
 
 
@@ -45,7 +45,7 @@ class _History(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.every_n_train_iters(runner, CHECK_INTERVAL) and not torch.isfinite(torch.as_tensor(outputs['loss'])):
-            raise Diverged(f'the loss of iteration {runner.iter + 1} is {float(outputs["loss"])}')
+            raise DivergedError(f'the loss of iteration {runner.iter + 1} is {float(outputs["loss"])}')
 
     def after_val_epoch(self, runner, metrics=None):
         score_of(metrics, self._metric)
@@ -87,7 +87,7 @@ def run_trial(folder: Path, phase: str, metric: str,
     history = _History(folder, metric, report)
     try:
         result = _train(folder, phase, metric, history)
-    except Diverged as error:
+    except DivergedError as error:
         result = dict(score=None, error=f'diverged: {error}')
     result.update(history=history.rows, seconds=round(time.time() - start, 1))
     if phase == 'search':  # only numbers of it are wanted
@@ -108,7 +108,7 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
     runner.register_hook(history)
     runner.train()
     if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters() if parameter.requires_grad):
-        raise Diverged('weights are not finite after training')
+        raise DivergedError('weights are not finite after training')
     if phase == 'final':
         metrics = plain(runner.test())
     else:
@@ -116,7 +116,8 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
-    allocator = next((hook.session.relocator.allocator for hook in runner.hooks if getattr(hook, 'session', None)), None)
+    sessions = [hook.session for hook in runner.hooks if getattr(hook, 'session', None)]
+    allocator = sessions[0].relocator.allocator if sessions else None
     prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
     return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
                 distribution=prompts[0].distribution.tolist() if prompts else None)
@@ -127,12 +128,12 @@ def score_of(metrics: dict, metric: str) -> float:
 
     Raises:
         ConfigError: There is none of that name.
-        Diverged: It is not finite.
+        DivergedError: It is not finite.
     """
     if metric not in (metrics or {}):
         raise ConfigError(f'no metric {metric!r}; the evaluation gives {sorted(metrics or {})}: name one with --metric')
     if not math.isfinite(metrics[metric]):
-        raise Diverged(f'{metric} is {metrics[metric]}')
+        raise DivergedError(f'{metric} is {metrics[metric]}')
     return float(metrics[metric])
 
 
@@ -154,6 +155,7 @@ def give_up(folder: Path, reason: str) -> None:
 
 
 def read_result(folder: Path) -> dict | None:
+    """What a finished trial came to; None of one that is not."""
     path = Path(folder) / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 

@@ -81,7 +81,7 @@ class _Map:
         self.colours = colours
 
     def data(self, run: Run) -> np.ndarray:
-        """(L, columns)"""
+        """(L, columns)."""
         return getattr(run, self.field)
 
     def draw_row(self, figure: Figure, row: Sequence[Axes], runs: Sequence[Run]) -> None:
@@ -133,7 +133,7 @@ class _Curve:
         self.smooth = smooth
 
     def data(self, run: Run) -> np.ndarray:
-        """(P,)"""
+        """(P,)."""
         return getattr(run, self.field)
 
     def draw_row(self, figure: Figure, row: Sequence[Axes], runs: Sequence[Run]) -> None:
