@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..kinds import Kinds
+from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import Kinds
 
 ALLOCATORS = Kinds('allocator')
 ALLOCATORS.gone.update(

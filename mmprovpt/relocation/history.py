@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import write_atomically
+from mmprovpt.files import write_atomically
 
 
 class RelocationLog:

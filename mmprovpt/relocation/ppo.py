@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from .allocator import ALLOCATORS, Allocator, Signals, to_cpu
 
 

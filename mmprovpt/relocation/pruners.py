@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..kinds import Kinds
+from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import Kinds
+
 from .criteria import CRITERIA
 
 PRUNERS = Kinds('pruner')

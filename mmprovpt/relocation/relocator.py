@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from .allocator import Allocator, Signals
 from .pruners import IdlenessPruner
 from .reward import RewardBaseline

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
 
 
 class PeriodLoss:

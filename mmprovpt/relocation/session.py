@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from . import ranks
 from .allocator import ALLOCATORS, Signals
 from .criteria import CRITERIA
