@@ -1,8 +1,8 @@
 """A transformer block that owns prompts: it reads its rows, and hands them to its attention."""
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from . import running
@@ -26,6 +26,7 @@ class PromptedBlock:
 
     place: running.Place
     checkpointed = False
+    norm1: Any  # upstream's
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """(B, N, C) or (B, h, w, C) to the same, as upstream.
@@ -100,7 +101,7 @@ class WindowTokenBlock(PromptedBlock):
         return out, prompts.leave(number, _feed_forward(self, rows + handed.outputs))
 
 
-def _feed_forward(block: nn.Module, x: Tensor) -> Tensor:
+def _feed_forward(block: Any, x: Tensor) -> Tensor:
     """The second half of a block in eval mode, in which frozen ones are: no drop path."""
     mlp = getattr(block, 'mlp', None)  # timm's name
     rows = block.norm2.forward(x)

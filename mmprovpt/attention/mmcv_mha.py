@@ -1,4 +1,5 @@
 """``mmcv.cnn.bricks.transformer.MultiheadAttention``, a wrapper of ``torch.nn.MultiheadAttention`` (mmseg ViT)."""
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +9,10 @@ from .base import PromptedAttention
 
 class PromptedMMCVAttention(PromptedAttention):
     """In front of mmcv's wrapper, as mmseg's ViT calls it: self-attention, ``batch_first``, no mask."""
+
+    batch_first: bool
+    attn: Any
+    dropout_layer: Any
 
     def project_rows(self, rows: Tensor) -> Tensor:
         """(B, n, C) to (B, n, 3C), by bare parameters: torch's module has no projection of its own to call.

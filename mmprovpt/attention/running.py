@@ -8,7 +8,7 @@ own attention, and one record of the running forward. Two threads never share th
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class Place(NamedTuple):
         prompts: The :class:`~mmprovpt.prompts.PromptSet` of the backbone.
         number: Of the block, from 0.
     """
-    prompts: nn.Module
+    prompts: Any  # its class imports this module
     number: int
 
 
@@ -101,7 +101,7 @@ _enter_uncompiled = torch._dynamo.disable(_enter, recursive=False)
 
 
 @torch._dynamo.disable
-def _record(prompts: nn.Module) -> Forward:
+def _record(prompts: Any) -> Forward:
     return current(prompts) or Forward(
         prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
 

@@ -4,7 +4,7 @@ By name, so that nothing is imported for it; exactly, because libraries have doz
 because a subclass may compute something else.
 """
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -147,7 +147,7 @@ def _block(modules: dict[str, nn.Module], name: str) -> Block:
     owner = _owner(modules, above[above.index(block) + 1:], entry)
     if owner is None:
         raise ConfigError(_unknown(name, attention, 'backbone', modules[''], entry.backbones))
-    module = modules[block]
+    module: Any = modules[block]
     return Block(block, module, attention, owner, module.norm1.weight.numel())
 
 

@@ -1,5 +1,6 @@
 """A prompt is a row; relocation changes which block owns it."""
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ class PromptSet(nn.Module):
 
     renamed = dict(carry='cross_stage')
     removed = dict(num_spare='prompts that no block owns are an experiment of its own, benchmarks/table3')
+    tokens: nn.Parameter
+    block_index: Tensor
     # Whether what a block makes of its prompts goes into the next one, as if they were tokens.
     keeps_outputs = False
     # Whether its blocks must know how many patches there are.
@@ -62,7 +65,7 @@ class PromptSet(nn.Module):
         self.num_tokens = check_num_tokens(num_tokens, len(self.widths))
         self.register_buffer('block_index', self.initial_owners())
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
-        self.probe = None
+        self.probe: Any = None
         self.is_filled = True
         # Owners when last asked for, read on an accelerator: (block_index, its version, it on the host, result).
         self._known_owners: tuple | None = None

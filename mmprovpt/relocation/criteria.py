@@ -1,10 +1,14 @@
 """Idleness: how much the loss would fall if a prompt were not there (PRO-VPT Eq. 5; docs/method/idleness.md)."""
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmprovpt.kinds import Kinds
+
+if TYPE_CHECKING:
+    from mmprovpt.prompts import PromptSet
 
 
 class _WatchRows(torch.autograd.Function):
@@ -79,7 +83,7 @@ class Criterion:
 
     default_interval = 1
 
-    def __init__(self, prompts: nn.Module, score_interval: int | None = None) -> None:
+    def __init__(self, prompts: 'PromptSet', score_interval: int | None = None) -> None:
         self.num_prompts = len(prompts.tokens)
         self.score_interval = self.default_interval if score_interval is None else score_interval
         # Flat, so that one all-reduce merges processes: N summed scores, N summed squared gradients, summed loss,
@@ -235,7 +239,7 @@ class TaylorIdleness(Criterion):
     the change of the loss that it stands for (docs/method/idleness.md).
     """
 
-    def __init__(self, prompts: nn.Module, score_interval: int | None = None) -> None:
+    def __init__(self, prompts: 'PromptSet', score_interval: int | None = None) -> None:
         super().__init__(prompts, score_interval)
         self._handle = prompts.tokens.register_hook(self._see_tokens)
 
@@ -298,7 +302,7 @@ CRITERIA.update(
 
 
 @torch.no_grad()
-def true_idleness(prompts: nn.Module, numbers: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
+def true_idleness(prompts: 'PromptSet', numbers: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
     r"""Idleness by definition: each prompt is really taken away for one evaluation (PRO-VPT Eq. 5).
 
     Args:

@@ -135,8 +135,8 @@ class Relocator:
         scores, free = idleness, torch.ones(len(idleness), dtype=torch.bool)
         if verified is not None:
             scores, free = idleness.clone(), torch.zeros_like(free)
-            for prompt, score in verified.items():
-                scores[prompt], free[prompt] = score, True
+            for number, score in verified.items():
+                scores[number], free[number] = score, True
         moves: list[Move] = []
         for turn in range(self.relocate_per_period):
             prompt = self.prune(scores, blocks, free)
@@ -184,8 +184,7 @@ class Relocator:
             loss is not finite.
         """
         pending, self._pending = self._pending, None
-        known = pending is not None and math.isfinite(loss)
-        self.last_reward = pending - loss if known else None
+        self.last_reward = pending - loss if pending is not None and math.isfinite(loss) else None
         return self.last_reward
 
     def state_dict(self) -> dict:

@@ -1,7 +1,7 @@
 """The protocol of relocation, for any training loop."""
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from .criteria import CRITERIA
 from .pruners import PRUNERS
 from .relocator import Move, Relocator
 from .reward import PeriodLoss
+
+if TYPE_CHECKING:
+    from mmprovpt.prompts import PromptSet
 
 VERSION = 2  # of the state; 1 had no number
 SIGNALS = ('need', )
@@ -94,7 +97,7 @@ class RelocationSession:
     """
 
     def __init__(self,
-                 prompts: nn.Module,
+                 prompts: 'PromptSet',
                  optimizers: Optimizer | Sequence[Optimizer],
                  pruner: dict = dict(type='IdlenessPruner'),  # noqa: B006
                  allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
@@ -124,7 +127,7 @@ class RelocationSession:
         self.period = 0
         self._has_gradient = self._is_gathered = False
         self._handle = prompts.tokens.register_hook(self._see_gradient)
-        self._averages: list[nn.Module] = []  # their prompts
+        self._averages: list[PromptSet] = []  # their prompts
         for average in averages:
             self.add_average(average)
 
@@ -291,9 +294,9 @@ class RelocationSession:
         self.period += 1
         idleness, index = self.criterion.compute()[0], self.prompts.block_index.cpu()
         means = [float(idleness[index == block].mean()) for block in range(self.prompts.num_blocks)]
-        means = [mean if math.isfinite(mean) else None for mean in means]
-        return Period(self.period, loss, moves, previous_reward, means, dict(self.relocator.allocator.diagnostics),
-                      self.criterion.num_dropped)
+        return Period(self.period, loss, moves, previous_reward,
+                      [mean if math.isfinite(mean) else None for mean in means],
+                      dict(self.relocator.allocator.diagnostics), self.criterion.num_dropped)
 
     # Moving
 
