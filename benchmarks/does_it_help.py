@@ -11,7 +11,6 @@ may share the work (--shard i/n). The table is of what is there.
 import argparse
 import json
 from pathlib import Path
-from typing import List
 
 import torch
 from fashion_task import Classifier, add_options, load, optimizer
@@ -57,8 +56,8 @@ class Run:
         self.prompts = self.model.prompts
         self.optim = optimizer(self.model)
         self.args, self.method, self.seed = args, method, seed
-        self.moves: List[tuple] = []
-        self.losses: List[float] = []
+        self.moves: list[tuple] = []
+        self.losses: list[float] = []
         # At a constant learning rate the last iterate is noisy (a point or two from one epoch to the next).
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
         self.average.update_parameters(self.model)  # the first one copies
@@ -114,7 +113,7 @@ class Run:
             train_loss=sum(last) / len(last), distribution=self.prompts.distribution.tolist(), moves=self.moves)
 
 
-def read(path: Path) -> List[dict]:
+def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -124,13 +123,13 @@ def same_setting(row: dict, args) -> bool:
     return all(row[key] == getattr(args, key) for key in keys)
 
 
-def cell(values: List[float], digits: int) -> str:
+def cell(values: list[float], digits: int) -> str:
     values = torch.tensor(values, dtype=torch.float64)
     spread = f' ± {values.std():.{digits}f}' if len(values) > 1 else ''
     return f'{values.mean():.{digits}f}{spread}'
 
 
-def table(rows: List[dict]) -> str:
+def table(rows: list[dict]) -> str:
     """Markdown; mean ± standard deviation over seeds, differences to static seed by seed."""
     static = {row['seed']: row for row in rows if row['method'] == 'static'}
     lines = ['| method | seeds | accuracy | less static | test loss | less static | training loss | moves '

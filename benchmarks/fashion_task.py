@@ -4,7 +4,6 @@ Data: Debian's package dataset-fashion-mnist (or the same four .gz files elsewhe
 for timm's ``vit_small_patch14_dinov2`` (``--weights``), such as timm downloads.
 """
 import argparse
-from typing import Tuple
 
 import numpy as np
 import timm
@@ -25,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu')
 
 
-def load(folder: str, split: str, count: int, seed: int = 0, task: str = 'category') -> Tuple[Tensor, Tensor]:
+def load(folder: str, split: str, count: int, seed: int = 0, task: str = 'category') -> tuple[Tensor, Tensor]:
     """Images (count, 3, 42, 42) float32, normalised, and labels (count,), equally many of each class (or nearly).
 
     Args:
@@ -71,7 +70,7 @@ class Classifier(nn.Module):
         return F.cross_entropy(self.head(self.backbone(x)), y)
 
     @torch.no_grad()
-    def evaluate(self, x: Tensor, y: Tensor, batch: int = 250) -> Tuple[Tensor, float]:
+    def evaluate(self, x: Tensor, y: Tensor, batch: int = 250) -> tuple[Tensor, float]:
         """Mean cross-entropy and per cent classified rightly over all of ``x``, in eval mode."""
         mode = self.training
         self.eval()

@@ -9,7 +9,6 @@ over blocks, and the smallest. A block's feature of an image is the class token 
 mean over its tokens.
 """
 import argparse
-from typing import List
 
 import torch
 from mmengine.config import Config
@@ -21,10 +20,10 @@ from mmprovpt.hooks.verification import HeldBatches
 
 
 @torch.no_grad()
-def block_features(backbone: nn.Module, images: Tensor) -> List[Tensor]:
+def block_features(backbone: nn.Module, images: Tensor) -> list[Tensor]:
     """(B, C_i) float32 of every block, in eval mode; images (B, 3, H, W) are preprocessed."""
     has_class_token = any(getattr(module, 'cls_token', None) is not None for module in backbone.modules())
-    features: List[Tensor] = []
+    features: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple, output: Tensor) -> None:
         tokens = output.flatten(1, -2)  # timm's Swin has height and width
@@ -43,7 +42,7 @@ def block_features(backbone: nn.Module, images: Tensor) -> List[Tensor]:
     return features
 
 
-def similarity(before: List[Tensor], now: List[Tensor]) -> str:
+def similarity(before: list[Tensor], now: list[Tensor]) -> str:
     """Mean and smallest over blocks of the mean over images."""
     values = [float(torch.cosine_similarity(a, b, dim=-1).mean()) for a, b in zip(before, now)]
     return f'{sum(values) / len(values):.4f} ({min(values):.4f})'

@@ -15,7 +15,6 @@ Table 2, the baseline (``reward_baseline``): a run in which nothing moves. All o
 """
 import argparse
 import copy
-from typing import Dict, List
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from mmprovpt.relocation import PeriodLoss, RewardBaseline
 TAILS = (1.0, 0.5, 0.25)
 
 
-def period(model, optim, x, y, seed: int) -> List[float]:
+def period(model, optim, x, y, seed: int) -> list[float]:
     """Train one epoch; its losses."""
     torch.manual_seed(seed)
     model.train()
@@ -42,7 +41,7 @@ def period(model, optim, x, y, seed: int) -> List[float]:
     return losses
 
 
-def estimate(losses: List[float], tail: float) -> float:
+def estimate(losses: list[float], tail: float) -> float:
     """Loss of a period."""
     loss = PeriodLoss(tail)
     for position, value in enumerate(losses):
@@ -67,7 +66,7 @@ def after_moves(model, optim, x, y, orders: int, bar) -> np.ndarray:
     return np.array(losses)
 
 
-def analyse(losses: np.ndarray) -> Dict[float, tuple]:
+def analyse(losses: np.ndarray) -> dict[float, tuple]:
     """(between, within, ratio, p) by tail: blocks and orders are crossed, as every block sees the same orders."""
     results = {}
     for tail in TAILS:

@@ -1,7 +1,7 @@
 """Classes that a config chooses by name: the one mechanism by which users add their own."""
 import inspect
 import warnings
-from typing import Dict, List, Sequence, Tuple
+from collections.abc import Sequence
 
 from .errors import ConfigError
 
@@ -23,7 +23,7 @@ class Kinds(dict):
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
-        self.gone: Dict[str, str] = {}
+        self.gone: dict[str, str] = {}
 
     def register(self, cls: type) -> type:
         """Add a class under its name; a decorator.
@@ -37,7 +37,7 @@ class Kinds(dict):
         self[cls.__name__] = cls
         return cls
 
-    def check(self, config: dict, runtime: Sequence[str] = ()) -> Tuple[type, dict]:
+    def check(self, config: dict, runtime: Sequence[str] = ()) -> tuple[type, dict]:
         """The class that a config means, and its arguments, without building it.
 
         Args:
@@ -88,9 +88,9 @@ class Kinds(dict):
         return cls(**{**{key: value for key, value in runtime.items() if key in known}, **arguments})
 
 
-def arguments_of(cls: type) -> List[str]:
+def arguments_of(cls: type) -> list[str]:
     """Names of a class's arguments, with those that its ``**kwargs`` hand on to its bases."""
-    names: Dict[str, None] = {}
+    names: dict[str, None] = {}
     for base in cls.__mro__:
         if '__init__' not in vars(base):
             continue

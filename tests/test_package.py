@@ -179,8 +179,9 @@ def test_former_name():
         assert mmprovpt.PromptPool is PromptSet is mmprovpt.PromptSet
 
 
-def test_missing_mmengine_is_said_where_it_is_needed(run_only):
-    result = run_only('torch', 'import mmprovpt.registry')
+@pytest.mark.parametrize('module', ['registry', 'hooks'])
+def test_missing_mmengine_is_said_where_it_is_needed(run_only, module):
+    result = run_only('torch', f'import mmprovpt.{module}')
     assert result.stderr.splitlines()[-1] == (
         'ModuleNotFoundError: MMEngine is not installed, which configs, registries and hooks of mmprovpt need: pip '
         'install onedl-mmengine (or upstream, mmengine)')

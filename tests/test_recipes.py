@@ -16,7 +16,6 @@ from PIL import Image
 
 from mmprovpt.cli.parameters import build_uninitialised, count_config
 from mmprovpt.cli.runner import adapt_to_cpu, build_runner
-from mmprovpt.hooks import PromptRelocationHook
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / 'configs' / 'recipes'
@@ -175,7 +174,7 @@ def test_every_recipe_is_tested_and_short():
 def plain_logs(monkeypatch):
     """Without what takes half of the time and is tested elsewhere: the layout of the config's text, and the figure."""
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
-    monkeypatch.setattr(PromptRelocationHook, '_draw', lambda self, *args: None)
+    monkeypatch.setattr('mmprovpt.visualization.plot_relocation', lambda runs, path: None)
 
 
 @pytest.mark.parametrize('name', SHRINK)

@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
 
 from mmengine.config import DictAction
 from tqdm import tqdm
@@ -82,7 +81,7 @@ def start_ray(args: argparse.Namespace) -> dict:
     return wanted
 
 
-def run_trials(trials: List[Trial], title: str, args: argparse.Namespace) -> None:
+def run_trials(trials: list[Trial], title: str, args: argparse.Namespace) -> None:
     """Bring all trials to their end; what fails leaves its traceback in its folder."""
     for trial in trials:
         write_config(trial)  # of a finished one, too, lest its result pass for another config's
@@ -136,7 +135,7 @@ def progress(bar: tqdm, todo: set):
     return Progress()
 
 
-def sweep(config: str, name: Optional[str], args: argparse.Namespace) -> None:
+def sweep(config: str, name: str | None, args: argparse.Namespace) -> None:
     """Both phases of a config and a task of it, and their summary.json.
 
     Raises:
@@ -162,7 +161,7 @@ def sweep(config: str, name: Optional[str], args: argparse.Namespace) -> None:
         raise ConfigError(f'{folder}: not all seeds are finished: {", ".join(missing)}; start again to retry')
 
 
-def plan(config: str, name: Optional[str], args: argparse.Namespace):
+def plan(config: str, name: str | None, args: argparse.Namespace):
     """Task, trials of the grid and folder, with all that can be known to fail checked.
 
     Args:
@@ -182,7 +181,7 @@ def plan(config: str, name: Optional[str], args: argparse.Namespace):
     return task, search, folder
 
 
-def trial_table(trials: List[Trial]) -> str:
+def trial_table(trials: list[Trial]) -> str:
     """Markdown."""
     lines = ['| trial | base lr | lr | weight decay | score | state |', '|---' * 6 + '|']
     for trial in trials:
@@ -192,7 +191,7 @@ def trial_table(trials: List[Trial]) -> str:
     return '\n'.join(lines)
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--tasks', nargs='+', metavar='TASK', default=[None],

@@ -13,7 +13,7 @@ import io
 import json
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
@@ -22,7 +22,7 @@ from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS
 from mmprovpt.errors import ConfigError
 
 # Tasks in the paper's order and groups.
-BENCHMARKS: Dict[str, Dict[str, List[str]]] = {
+BENCHMARKS: dict[str, dict[str, list[str]]] = {
     'VTAB-1k': {group: [task.name for task in TASKS if task.group == group] for group in GROUPS},
     'FGVC': {'': list(FGVC_TASKS)},
     'miniature VTAB': {group: [name for name, task in MINIATURE.items() if task.group == group]
@@ -41,17 +41,17 @@ class Layout(NamedTuple):
         groups: Tasks of each group; one group without a name has no mean of its own.
     """
     benchmark: str
-    groups: Dict[str, List[str]]
+    groups: dict[str, list[str]]
 
     @property
-    def columns(self) -> List[str]:
+    def columns(self) -> list[str]:
         names = []
         for group, tasks in self.groups.items():
             names += tasks + [f'{group} mean'] * bool(group)
         return ['method', 'source', 'parameters (M)', *names, 'mean']
 
 
-def layout_of(tasks: List[str]) -> Layout:
+def layout_of(tasks: list[str]) -> Layout:
     """The benchmark that has all these tasks; else the tasks as they come."""
     for name, groups in BENCHMARKS.items():
         if set(tasks) <= {task for group in groups.values() for task in group}:
@@ -59,7 +59,7 @@ def layout_of(tasks: List[str]) -> Layout:
     return Layout('', {'': list(dict.fromkeys(tasks))})
 
 
-def read_summaries(inputs: List[str]) -> Dict[str, Dict[str, dict]]:
+def read_summaries(inputs: list[str]) -> dict[str, dict[str, dict]]:
     """Summaries by row and task.
 
     Args:
@@ -68,7 +68,7 @@ def read_summaries(inputs: List[str]) -> Dict[str, Dict[str, dict]]:
     Raises:
         ConfigError: There are none, one is no summary, or two are of the same row and task.
     """
-    rows: Dict[str, Dict[str, dict]] = {}
+    rows: dict[str, dict[str, dict]] = {}
     origin = {}
     for given in inputs:
         label, path = given.split('=', 1) if '=' in given and not Path(given).exists() else (None, given)
@@ -90,7 +90,7 @@ def read_summaries(inputs: List[str]) -> Dict[str, Dict[str, dict]]:
     return rows
 
 
-def measured_row(label: str, tasks: Dict[str, dict], layout: Layout) -> List[str]:
+def measured_row(label: str, tasks: dict[str, dict], layout: Layout) -> list[str]:
     """Cells of a row: mean ± standard deviation over seeds; averages only where no task and no seed is missing."""
     scores = {task: summary['test'] for task, summary in tasks.items() if summary['test']}
     complete = {task for task in scores if len(scores[task]) >= tasks[task]['seeds']}
@@ -110,7 +110,7 @@ def measured_row(label: str, tasks: Dict[str, dict], layout: Layout) -> List[str
     return [label, source, parameters, *cells, show(average(means))]
 
 
-def average(scores: List[Optional[Dict[str, float]]]) -> Optional[Dict[str, float]]:
+def average(scores: list[dict[str, float] | None]) -> dict[str, float] | None:
     """Per seed, the mean of several scores; with different seeds, the mean of means, under the seed ''.
 
     None where one is missing. The paper's global average is that of its group averages: the 19 printed scores of
@@ -124,17 +124,17 @@ def average(scores: List[Optional[Dict[str, float]]]) -> Optional[Dict[str, floa
     return {'': mean(mean(values.values()) for values in scores)}
 
 
-def show(scores: Optional[Dict[str, float]]) -> str:
+def show(scores: dict[str, float] | None) -> str:
     return MISSING if scores is None else spread(list(scores.values()))
 
 
-def spread(values: List[float], wanted: int = 0) -> str:
+def spread(values: list[float], wanted: int = 0) -> str:
     """mean ± standard deviation (n - 1), and how many of the wanted seeds, if some are missing."""
     text = f'{mean(values):.1f}' + (f' ± {stdev(values):.1f}' if len(values) > 1 else '')
     return text + (f' ({len(values)} of {wanted} seeds)' if len(values) < wanted else '')
 
 
-def paper_rows(layout: Layout, methods: List[str]) -> List[List[str]]:
+def paper_rows(layout: Layout, methods: list[str]) -> list[list[str]]:
     """Rows as the paper prints them.
 
     Raises:
@@ -157,20 +157,20 @@ def paper_rows(layout: Layout, methods: List[str]) -> List[List[str]]:
     return rows
 
 
-def markdown(head: List[str], rows: List[List[str]], layout: Layout) -> str:
+def markdown(head: list[str], rows: list[list[str]], layout: Layout) -> str:
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |' for line in lines) + '\n'
 
 
-def comma_separated(head: List[str], rows: List[List[str]], layout: Layout) -> str:
+def comma_separated(head: list[str], rows: list[list[str]], layout: Layout) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator='\n').writerows([head, *rows])
     return out.getvalue()
 
 
-def latex(head: List[str], rows: List[List[str]], layout: Layout) -> str:
+def latex(head: list[str], rows: list[list[str]], layout: Layout) -> str:
     """A tabular that needs the package booktabs."""
-    def line(cells: List[str]) -> str:
+    def line(cells: list[str]) -> str:
         return ' & '.join(_escape(cell) for cell in cells) + r' \\'
 
     above = ['', '', '']
@@ -192,7 +192,7 @@ def _escape(text: str) -> str:
 FORMATS = dict(md=markdown, csv=comma_separated, latex=latex)
 
 
-def table(inputs: List[str], style: str, paper: Optional[List[str]]) -> str:
+def table(inputs: list[str], style: str, paper: list[str] | None) -> str:
     """The table as text; a row of the paper follows those of its method.
 
     Args:
@@ -213,7 +213,7 @@ def table(inputs: List[str], style: str, paper: Optional[List[str]]) -> str:
     return FORMATS[style](layout.columns, rows, layout)
 
 
-def distributions(inputs: List[str], style: str) -> str:
+def distributions(inputs: list[str], style: str) -> str:
     """Prompts of each block at the end, mean over seeds, of every row and task that has some.
 
     Args:

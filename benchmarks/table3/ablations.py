@@ -3,7 +3,7 @@
 A config has these classes after ``custom_imports = dict(imports=['benchmarks.table3.ablations'])``, with the root of
 the repository on PYTHONPATH. They are added as classes of your own would be.
 """
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class ShrinkingPruner(IdlenessPruner):
         owned = super().eligible(block_index)
         return owned if len(owned) > round(self.keep * len(block_index)) else owned[:0]
 
-    def prune(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """The idlest; None where none is eligible."""
         return self.pick(idleness, eligible)
 
@@ -58,7 +58,7 @@ class SparePruner(IdlenessPruner):
         """Those that no block owns; see the base class."""
         return (block_index < 0).nonzero().flatten()
 
-    def prune(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """The first, for they are alike; None where none is eligible."""
         return self.pick(idleness, eligible)
 
@@ -88,12 +88,12 @@ class JointRelocator(Relocator):
             raise ConfigError(f'{type(self.allocator).__name__} moves one prompt per period, but '
                               f'relocate_per_period is {self.relocate_per_period}')
 
-    def prune(self, scores: Tensor, blocks: Tensor, free: Tensor) -> Optional[int]:
+    def prune(self, scores: Tensor, blocks: Tensor, free: Tensor) -> int | None:
         """None: no prompt has been chosen when the allocator is asked."""
         return None
 
-    def allocate(self, prompt: Optional[int], state: Tensor, scores: Tensor, blocks: Tensor,
-                 signals: Signals) -> Optional[Move]:
+    def allocate(self, prompt: int | None, state: Tensor, scores: Tensor, blocks: Tensor,
+                 signals: Signals) -> Move | None:
         """The move that an action ``source * L + target`` means; see the base class."""
         source, target = divmod(self.allocator.act(state, signals), self.num_blocks)
         prompt = self.pruner.pick(scores, (blocks == source).nonzero().flatten())
@@ -118,7 +118,7 @@ class JointPPOAllocator(PPOAllocator):
 
     relocator_type = JointRelocator
 
-    def sizes(self, num_blocks: int) -> Tuple[int, int]:
+    def sizes(self, num_blocks: int) -> tuple[int, int]:
         """2L and L²."""
         return 2 * num_blocks, num_blocks**2
 

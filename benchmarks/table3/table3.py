@@ -15,7 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, List, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import MODELS, init_default_scope
@@ -33,7 +32,7 @@ ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e
 TIMES = ('data_time', 'time', 'step', 'epoch', 'iter', 'lr', 'memory')  # what else is in a line of metrics
 
 
-def read_task(path: str, options: Optional[dict] = None) -> Config:
+def read_task(path: str, options: dict | None = None) -> Config:
     """The task, with overrides.
 
     Raises:
@@ -46,19 +45,19 @@ def read_task(path: str, options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def find_hook(cfg: Config) -> Optional[ConfigDict]:
+def find_hook(cfg: Config) -> ConfigDict | None:
     """The relocation hook among a config's custom hooks, if there is exactly one."""
     mine = find_hooks(cfg)
     return mine[0] if len(mine) == 1 else None
 
 
-def count_prompts(task: Config) -> List[int]:
+def count_prompts(task: Config) -> list[int]:
     """Prompts of each block, which a config need not tell: builds the model."""
     init_default_scope(task.get('default_scope', 'mmengine'))
     return find_built(MODELS.build(task.model)).distribution.tolist()
 
 
-def row_config(task: Config, row: str, seed: int, counts: List[int]) -> Config:
+def row_config(task: Config, row: str, seed: int, counts: list[int]) -> Config:
     """A row's prompts and relocation in a copy of the task.
 
     Args:
@@ -136,14 +135,14 @@ def train(cfg: Config, folder: Path) -> dict:
     return json.loads(result.read_text())
 
 
-def _lines(folder: Path, pattern: str) -> List[List[dict]]:
+def _lines(folder: Path, pattern: str) -> list[list[dict]]:
     """Rows of each JSON-lines file, the files in the order of their time stamps."""
     return [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob(pattern))]
 
 
-def table(results: Dict[str, List[dict]], metrics: List[str]) -> str:
+def table(results: dict[str, list[dict]], metrics: list[str]) -> str:
     """Markdown; mean ± standard deviation over seeds."""
-    def cell(values: List[float]) -> str:
+    def cell(values: list[float]) -> str:
         return f'{mean(values):.4g}' + (f' ± {stdev(values):.2g}' if len(values) > 1 else '')
 
     head = ['row', 'seeds', 'prompts, first → last', 'moves', *metrics, 'prompts per block at the end']
@@ -175,7 +174,7 @@ def main():
     task = read_task(args.config, args.cfg_options)
     counts = count_prompts(task)
     work_dir = args.work_dir or ROOT / 'work_dirs' / 'table3' / Path(args.config).stem
-    results: Dict[str, List[dict]] = {}
+    results: dict[str, list[dict]] = {}
     with tqdm(total=len(args.rows) * len(args.seeds), unit='run') as bar:
         for seed in args.seeds:
             for row in args.rows:

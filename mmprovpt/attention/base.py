@@ -1,5 +1,5 @@
 """Attention that reads prompts, written once for all classes of attention."""
-from typing import Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,16 @@ class PromptedAttention:
 
     place: running.Place
 
-    def split(self, qkv: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    # What upstream's classes have.
+    num_heads: int
+    scale: float
+    training: bool
+    qkv: Any
+    attn_drop: Any
+    proj: Any
+    proj_drop: Any
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
         return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -34,7 +43,7 @@ class PromptedAttention:
         """Keys (B, num_heads, n, d) as upstream normalises them; most do not."""
         return k
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Optional[Tensor] = None,
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None,
                dropout_p: float = 0.) -> Tensor:
         """Attention to tokens and prompts: softmax(scale · q [k; k_P]ᵀ + bias) [v; v_P].
 
@@ -52,11 +61,11 @@ class PromptedAttention:
         """
         handed = running.handed()
         if handed is None or handed.rows is None:
-            raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has handed '
-                               'any to it. Call the block, not its attention; if something has replaced or wrapped the '
-                               'block (model surgery, another library), inject prompts after that')
-        prompt_q, prompt_k, prompt_v = self._prompts(handed, q.shape[0])
-        if handed.wants_outputs:
+            raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has '
+                               'handed any to it. Call the block, not its attention; if something has replaced or '
+                               'wrapped the block (model surgery, another library), inject prompts after that')
+        prompt_q, prompt_k, prompt_v = self._prompts(handed.rows, handed.wants_outputs, q.shape[0])
+        if prompt_q is not None:
             bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
             q = torch.cat([q, prompt_q], 2)
         if bias is not None:
@@ -78,14 +87,14 @@ class PromptedAttention:
         watcher(self, weights, v[..., :size])
         return weights @ v[..., :size]
 
-    def _prompts(self, handed: running.Handed, batch_size: int) -> Tuple[Optional[Tensor], Tensor, Tensor]:
-        """Queries (None unless they are wanted), keys and values (batch_size, num_heads, n, d) of the rows."""
-        rows = handed.rows if handed.rows.dim() == 3 else handed.rows[None]
+    def _prompts(self, rows: Tensor, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Queries (or None), keys and values (batch_size, num_heads, n, d) of the rows."""
+        rows = rows if rows.dim() == 3 else rows[None]
         parts = self.project_rows(rows).unflatten(-1, (3, self.num_heads, -1))
-        if not handed.wants_outputs:
+        if not with_queries:
             parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
         parts = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.norm_queries(parts[0]) if handed.wants_outputs else None
+        q = self.norm_queries(parts[0]) if with_queries else None
         return q, self.norm_keys(parts[-2]), parts[-1]
 
     def norm_queries(self, q: Tensor) -> Tensor:
@@ -100,7 +109,7 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
     return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
 
 
-def _weights(q: Tensor, k: Tensor, scale: float, bias: Optional[Tensor]) -> Tensor:
+def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     """(B', num_heads, N, N + n), each row sums to 1."""
     logits = q @ k.transpose(-1, -2) * scale
     if bias is not None:

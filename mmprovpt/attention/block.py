@@ -1,8 +1,8 @@
 """A transformer block that owns prompts: it reads its rows, and hands them to its attention."""
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from . import running
@@ -17,8 +17,8 @@ class Given(NamedTuple):
         kept: (B, n, C), what the block before made of its prompts, where that goes on.
     """
     owned: Tensor
-    grid: Optional[Tuple[int, int]]
-    kept: Optional[Tensor]
+    grid: tuple[int, int] | None
+    kept: Tensor | None
 
 
 class PromptedBlock:
@@ -26,6 +26,7 @@ class PromptedBlock:
 
     place: running.Place
     _checkpointed = False
+    norm1: Any  # upstream's
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """(B, N, C) or (B, h, w, C) to the same, as upstream.
@@ -72,7 +73,7 @@ class PromptedBlock:
     def with_cp(self, value: bool) -> None:
         self.checkpointed = value
 
-    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
         prompts, number = self.place
         rows = self.norm1.forward(prompts.read(number, x, given).to(x.dtype))
@@ -93,7 +94,7 @@ class PromptedBlock:
 class TokenBlock(PromptedBlock):
     """A ViT's block whose prompts are tokens behind the others: what it makes of them goes on (VPT-Shallow)."""
 
-    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
         out = self._upstream(running.Handed(None), torch.cat([x, rows], 1), *args, **kwargs)
@@ -105,7 +106,7 @@ class TokenBlock(PromptedBlock):
 class WindowTokenBlock(PromptedBlock):
     """A Swin's block whose attention has the prompts in each window; the rest of the block is theirs, too."""
 
-    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
         handed = running.Handed(self.norm1.forward(rows), wants_outputs=True)
@@ -113,7 +114,7 @@ class WindowTokenBlock(PromptedBlock):
         return out, prompts.leave(number, _feed_forward(self, rows + handed.outputs))
 
 
-def _feed_forward(block: nn.Module, x: Tensor) -> Tensor:
+def _feed_forward(block: Any, x: Tensor) -> Tensor:
     """The second half of a block in eval mode, in which frozen ones are: no drop path."""
     mlp = getattr(block, 'mlp', None)  # timm's name
     rows = block.norm2.forward(x)

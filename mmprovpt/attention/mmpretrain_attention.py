@@ -1,4 +1,6 @@
 """Plain self-attention of MMPretrain, one fused projection."""
+from typing import Any
+
 from torch import Tensor
 
 from .base import PromptedAttention
@@ -6,6 +8,12 @@ from .base import PromptedAttention
 
 class PromptedMultiheadAttention(PromptedAttention):
     """In front of ``mmpretrain.models.utils.attention.MultiheadAttention`` (ViT, DeiT, DINOv2, MAE, ...)."""
+
+    head_dims: int
+    v_shortcut: bool
+    scaled_dot_product_attention: Any
+    gamma1: Any
+    out_drop: Any
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C); the block's prompts are additional keys and values."""

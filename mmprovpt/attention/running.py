@@ -1,13 +1,15 @@
 """What is under way in this thread.
 
 Between those who know a thing and those who need it lies upstream's code, which has no argument for it: a block calls
-``self.attn(self.norm1(x))``. So two things travel beside the arguments, in a thread-local: what a block hands to its own
-attention, and one record of the running forward. Two threads never share them, and both are taken back in ``finally``.
+``self.attn(self.norm1(x))``. So two things travel beside the arguments, in a thread-local: what a block hands to its
+own attention, and one record of the running forward. Two threads never share them, and both are taken back in
+``finally``.
 """
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class Place(NamedTuple):
         prompts: The :class:`~mmprovpt.prompts.PromptSet` of the backbone.
         number: Of the block, from 0.
     """
-    prompts: nn.Module
+    prompts: Any  # its class imports this module
     number: int
 
 
@@ -41,11 +43,11 @@ class Handed:
         outputs: (B, n, C), set by the attention.
     """
 
-    def __init__(self, rows: Optional[Tensor], gates: Optional[Tensor] = None, wants_outputs: bool = False) -> None:
+    def __init__(self, rows: Tensor | None, gates: Tensor | None = None, wants_outputs: bool = False) -> None:
         self.rows = rows
         self.gates = gates
         self.wants_outputs = wants_outputs
-        self.outputs: Optional[Tensor] = None
+        self.outputs: Tensor | None = None
 
 
 class Forward:
@@ -60,17 +62,17 @@ class Forward:
     """
 
     @uncompiled
-    def __init__(self, prompts: nn.Module, owners: List[Tensor], wants_grad: bool) -> None:
+    def __init__(self, prompts: nn.Module, owners: list[Tensor], wants_grad: bool) -> None:
         self.prompts = prompts
         self.owners = owners
         self.wants_grad = wants_grad
-        self.grid: Optional[Tuple[int, int]] = None
-        self.kept: Optional[Tensor] = None
+        self.grid: tuple[int, int] | None = None
+        self.kept: Tensor | None = None
         # -1, or the number of the backward that runs this forward again.
         self.task = torch._C._current_graph_task_id()
 
 
-def current(prompts: nn.Module) -> Optional[Forward]:
+def current(prompts: nn.Module) -> Forward | None:
     """The running forward of these prompts; None where a block is called by itself.
 
     So is a block that a backward runs again (gradient checkpointing that is not ours): the record of another forward,
@@ -98,13 +100,13 @@ def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
 
 
 def _compiling_checkpoints():
-    """Allow what a compiled checkpoint does to a thread-local: a block hands over, and takes back, as often as it runs."""
+    """Allow what a compiled checkpoint does to a thread-local: its block hands over as often as it runs."""
     name = 'skip_fwd_side_effects_in_bwd_under_checkpoint'
     return torch._dynamo.config.patch(name, True) if hasattr(torch._dynamo.config, name) else nullcontext()
 
 
 def is_checkpointed_in_vain() -> bool:
-    """Whether this runs in a re-entrant checkpoint none of whose inputs needs a gradient, so that nothing in it gets one.
+    """Whether this runs in a re-entrant checkpoint whose inputs need no gradient, so that nothing in it gets one.
 
     PyTorch has no other sign of it than the call itself. Looked for only where gradients are off.
     """
@@ -123,23 +125,23 @@ def note_grid(patch_embedding: nn.Module, args: tuple, output: Tensor) -> None:
         record.grid = tuple(output.shape[-2:])
 
 
-def hand_over(handed: Optional[Handed]) -> None:
+def hand_over(handed: Handed | None) -> None:
     """Have the attention that is called next find ``handed``; None takes it back."""
     _here.handed = handed
 
 
-def handed() -> Optional[Handed]:
+def handed() -> Handed | None:
     """What the block around has handed over; None outside of a prompted block."""
     return getattr(_here, 'handed', None)
 
 
-def hidden(prompts: nn.Module) -> List[int]:
+def hidden(prompts: nn.Module) -> list[int]:
     """Numbers of the prompts that this thread has hidden."""
     return [number for owner, numbers in getattr(_here, 'hidden', ()) if owner is prompts for number in numbers]
 
 
 @contextmanager
-def hiding(prompts: nn.Module, numbers: Tuple[int, ...]) -> Iterator[None]:
+def hiding(prompts: nn.Module, numbers: tuple[int, ...]) -> Iterator[None]:
     """For the time of a ``with``, no block reads these prompts, in this thread; nests."""
     before = getattr(_here, 'hidden', ())
     _here.hidden = (*before, (prompts, numbers))
@@ -164,6 +166,6 @@ def watching(watcher: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[N
         _here.watcher = before
 
 
-def watcher() -> Optional[Callable]:
+def watcher() -> Callable | None:
     """Who watches attention in this thread, if anyone."""
     return getattr(_here, 'watcher', None)

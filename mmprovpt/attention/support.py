@@ -3,7 +3,8 @@
 By name, so that nothing is imported for it; exactly, because libraries have dozens of classes called ``Attention``, and
 because a subclass may compute something else.
 """
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -25,11 +26,11 @@ class Support(NamedTuple):
         backbones: Full names of backbones (or their bases) that are known to give such blocks one image per sample.
     """
     reads: type
-    blocks: Tuple[str, ...]
-    backbones: Tuple[str, ...]
+    blocks: tuple[str, ...]
+    backbones: tuple[str, ...]
 
 
-SUPPORTED: Dict[str, Support] = {}
+SUPPORTED: dict[str, Support] = {}
 
 
 def support(attentions: Sequence[str], blocks: Sequence[str], backbones: Sequence[str]) -> Callable[[type], type]:
@@ -101,12 +102,12 @@ class Block(NamedTuple):
     width: int
 
 
-def find_blocks(backbone: nn.Module) -> List[Block]:
+def find_blocks(backbone: nn.Module) -> list[Block]:
     """The blocks of a backbone that can own prompts, in the order of their forward.
 
     Raises:
-        ConfigError: If there is none, or if a class of attention, block or backbone is not known: it is named, and so is
-            what is supported.
+        ConfigError: If there is none, or if a class of attention, block or backbone is not known: it is named, and so
+            is what is supported.
     """
     modules = dict(backbone.named_modules())
     found = [name for name, module in modules.items() if full_name(type(module)) in SUPPORTED]
@@ -116,9 +117,9 @@ def find_blocks(backbone: nn.Module) -> List[Block]:
         strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()]
     if strangers or not found:
         names = ', '.join(sorted({full_name(type(module)) for module in strangers}))
+        what = f'attention that takes no prompts: {names}' if names else 'no attention at all'
         raise ConfigError(
-            f'{type(backbone).__name__} has {"attention that takes no prompts: " + names if names else "no attention at all"}. '
-            f'Prompts are read by attention. {supported_text()}')
+            f'{type(backbone).__name__} has {what}. Prompts are read by attention. {supported_text()}')
     return [_block(modules, name) for name in found]
 
 
@@ -136,7 +137,7 @@ def _inside(name: str, other: str) -> bool:
     return f'{name}.'.startswith(f'{other}.')
 
 
-def _block(modules: Dict[str, nn.Module], name: str) -> Block:
+def _block(modules: dict[str, nn.Module], name: str) -> Block:
     attention = modules[name]
     entry = SUPPORTED[full_name(type(attention))]
     above = [name[:end] for end in range(len(name) - 1, 0, -1) if name[end] == '.'] + ['']
@@ -146,11 +147,11 @@ def _block(modules: Dict[str, nn.Module], name: str) -> Block:
     owner = _owner(modules, above[above.index(block) + 1:], entry)
     if owner is None:
         raise ConfigError(_unknown(name, attention, 'backbone', modules[''], entry.backbones))
-    module = modules[block]
+    module: Any = modules[block]
     return Block(block, module, attention, owner, module.norm1.weight.numel())
 
 
-def _owner(modules: Dict[str, nn.Module], above: List[str], entry: Support) -> Optional[nn.Module]:
+def _owner(modules: dict[str, nn.Module], above: list[str], entry: Support) -> nn.Module | None:
     """The nearest module around a block whose class is a known backbone or derives from one."""
     for parent in above:
         if any(full_name(cls) in entry.backbones for cls in type(modules[parent]).__mro__):
@@ -164,4 +165,6 @@ def _unknown(name: str, attention: nn.Module, what: str, stranger: nn.Module, kn
             '(mmprovpt.attention.support).')
 
 
-__all__ = ['Block', 'PromptedAttention', 'SUPPORTED', 'Support', 'find_blocks', 'full_name', 'support', 'supported_text']
+__all__ = [
+    'Block', 'PromptedAttention', 'SUPPORTED', 'Support', 'find_blocks', 'full_name', 'support', 'supported_text'
+]

@@ -1,5 +1,5 @@
 """Plain self-attention of timm, one fused projection."""
-from typing import Optional
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,7 +9,11 @@ from .base import PromptedAttention
 class PromptedTIMMAttention(PromptedAttention):
     """In front of ``timm.layers.attention.Attention`` (ViT, DeiT, DINOv2, CLIP, ...)."""
 
-    def forward(self, x: Tensor, attn_mask: Optional[Tensor] = None, is_causal: bool = False) -> Tensor:
+    q_norm: Any
+    k_norm: Any
+    gate: Any
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, N, C) to (B, N, C); the block's prompts are additional keys and values, never masked.
 
         Raises:

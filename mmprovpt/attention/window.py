@@ -1,5 +1,4 @@
 """Window attention of Swin: ``WindowMSA`` of mmdet, mmseg and mmpretrain, ``WindowAttention`` of timm."""
-from typing import Optional
 
 from torch import Tensor
 
@@ -10,7 +9,10 @@ from .base import PromptedAttention
 class PromptedWindowAttention(PromptedAttention):
     """In front of any of the four: they share names, layout and mathematics."""
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    relative_position_bias_table: Tensor
+    relative_position_index: Tensor
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention within windows, to which the block's prompts are additional keys and values.
 
         Relative position bias and shift mask are 0 for prompts. If the block wants to know what becomes of its prompts,
@@ -31,6 +33,7 @@ class PromptedWindowAttention(PromptedAttention):
         out = self.attend(q, k, v, self.scale, bias.to(q), self.attn_drop.p if self.training else 0.)
         out = self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
         handed = running.handed()
+        assert handed is not None and handed.rows is not None  # or ``attend`` would have raised
         if handed.wants_outputs:
             out, kept = out[:, :x.shape[1]], out.narrow(1, x.shape[1], handed.rows.shape[1])
             handed.outputs = kept.unflatten(0, (handed.rows.shape[0], -1)).mean(1)

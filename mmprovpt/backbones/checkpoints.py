@@ -1,6 +1,5 @@
-"""Checkpoints of what was tuned: without the frozen weights, but with their fingerprint (docs/how-to/small_checkpoints.md)."""
+"""Checkpoints of what was tuned: without frozen weights, but with their hash (docs/how-to/small_checkpoints.md)."""
 from collections import OrderedDict
-from typing import Dict, Optional
 
 from torch import nn
 
@@ -8,7 +7,7 @@ from .loading import FINGERPRINT, SOURCE, fingerprint, named_checkpoint
 from .prompted import PromptedBackbone
 
 
-def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix: str = '') -> dict:
+def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: str = '') -> dict:
     """A state dict without the frozen weights of prompted backbones, but with their fingerprints.
 
     Whatever else there is stays: prompts and their blocks, necks, heads, statistics of their norms, and parameters
@@ -40,7 +39,7 @@ def tuned_state_dict(model: nn.Module, state_dict: Optional[dict] = None, prefix
     return kept
 
 
-def prompted_backbones(model: nn.Module) -> Dict[str, PromptedBackbone]:
+def prompted_backbones(model: nn.Module) -> dict[str, PromptedBackbone]:
     """Those in a model, by name; ValueError if there is none."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, PromptedBackbone)}
     if not found:

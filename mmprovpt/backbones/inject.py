@@ -1,6 +1,5 @@
 """Put prompts into a built backbone: find its blocks, give each its rows, freeze the rest."""
 import math
-from typing import List, Optional, Union
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from .adopt import adopt
 from .prompted import PromptedBackbone, PromptedModuleDict, PromptedTIMMModel, TIMMEntrance
 
 
-def inject_prompts(backbone: nn.Module, prompts: Union[dict, str]) -> PromptSet:
+def inject_prompts(backbone: nn.Module, prompts: dict | str) -> PromptSet:
     """Make a built backbone a prompted one, in place.
 
     Its parameters are frozen and stay in eval mode through ``.train()``; its forward, arguments and state-dict
@@ -44,7 +43,7 @@ def inject_prompts(backbone: nn.Module, prompts: Union[dict, str]) -> PromptSet:
     return built
 
 
-def own(backbone: PromptedBackbone, blocks: List[Block], prompts: PromptSet) -> None:
+def own(backbone: PromptedBackbone, blocks: list[Block], prompts: PromptSet) -> None:
     """Connect prompts to the blocks of a backbone that is of a prompted class already, and freeze the rest."""
     backbone.requires_grad_(False)
     if len(prompts.tokens):  # else nothing reads them, and everything computes as upstream does
@@ -62,7 +61,7 @@ def own(backbone: PromptedBackbone, blocks: List[Block], prompts: PromptSet) -> 
         f'{prompts.num_active:,} trainable parameters beside {frozen:,} frozen ones')
 
 
-def build_prompts(backbone: nn.Module, blocks: List[Block], prompts: dict) -> PromptSet:
+def build_prompts(backbone: nn.Module, blocks: list[Block], prompts: dict) -> PromptSet:
     """The prompts of a config, for the blocks of a backbone and on its device.
 
     Raises:
@@ -86,7 +85,7 @@ def build_prompts(backbone: nn.Module, blocks: List[Block], prompts: dict) -> Pr
     return built.to(device)
 
 
-def find_patch_embedding(backbone: nn.Module) -> Optional[nn.Conv2d]:
+def find_patch_embedding(backbone: nn.Module) -> nn.Conv2d | None:
     """The convolution whose output is the map of patches; a hybrid's stem comes before it."""
     embedding = getattr(backbone, 'patch_embed', None)
     if embedding is None and isinstance(backbone, nn.ModuleDict) and 'patch_embed' in backbone:
@@ -97,7 +96,7 @@ def find_patch_embedding(backbone: nn.Module) -> Optional[nn.Conv2d]:
     return None
 
 
-def find_mergings(backbone: nn.Module) -> List[nn.Module]:
+def find_mergings(backbone: nn.Module) -> list[nn.Module]:
     """The patch mergings of a Swin, in order: a linear map of four neighbours' channels."""
     return [module for module in backbone.modules() if type(module).__name__ == 'PatchMerging'
             and isinstance(getattr(module, 'reduction', None), nn.Linear)]

@@ -2,7 +2,6 @@
 import hashlib
 import logging
 import re
-from typing import Dict, Optional
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,8 @@ class CompleteLoading:
         if only_tuned:
             self._add_frozen(state_dict, prefix, local_metadata.get(SOURCE))
         _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._check_complete(state_dict, prefix)
         if not has_prompts and self.prompts.is_filled:
             # strict=True is for what the checkpoint could have.
@@ -54,7 +54,7 @@ class CompleteLoading:
         if not only_tuned:
             self._frozen_loaded = True
 
-    def _add_frozen(self, state_dict: dict, prefix: str, source: Optional[dict]) -> None:
+    def _add_frozen(self, state_dict: dict, prefix: str, source: dict | None) -> None:
         """Complete a checkpoint of what was tuned by the frozen weights here, if they are the right ones.
 
         Args:
@@ -70,7 +70,7 @@ class CompleteLoading:
             self._require(wanted, frozen, source)
         state_dict.update({prefix + name: value for name, value in frozen.items()})
 
-    def _require(self, wanted: Tensor, frozen: Dict[str, Tensor], source: Optional[dict]) -> None:
+    def _require(self, wanted: Tensor, frozen: dict[str, Tensor], source: dict | None) -> None:
         """Raise if the frozen weights are not those of this fingerprint, nor are so after ``init_weights``.
 
         Args:
@@ -114,7 +114,7 @@ class CompleteLoading:
                       'where they are new).', )
 
 
-def fingerprint(tensors: Dict[str, Tensor]) -> Tensor:
+def fingerprint(tensors: dict[str, Tensor]) -> Tensor:
     """(32,) uint8, SHA-256 of names, dtypes, shapes and bytes, on whatever device they are.
 
     Integers are left out: those in a backbone (indices of positions, counts of batches) follow from its config, and
@@ -128,7 +128,7 @@ def fingerprint(tensors: Dict[str, Tensor]) -> Tensor:
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def named_checkpoint(backbone: nn.Module) -> Optional[dict]:
+def named_checkpoint(backbone: nn.Module) -> dict | None:
     """The init_cfg of a backbone, if it names a checkpoint, in plain types."""
     cfg = getattr(backbone, 'init_cfg', None)
     if not isinstance(cfg, dict) or not isinstance(cfg.get('checkpoint'), str):
@@ -140,7 +140,7 @@ def _hex(digest: Tensor) -> str:
     return bytes(digest.tolist()).hex()
 
 
-def _rename_old_keys(backbone: nn.Module, state_dict: dict, prefix: str, version: Optional[int]) -> None:
+def _rename_old_keys(backbone: nn.Module, state_dict: dict, prefix: str, version: int | None) -> None:
     """What MMPretrain's Swin does to keys of its earlier versions, and only if the class is its very own."""
     if full_name(type(backbone).upstream) != _SWIN:
         return

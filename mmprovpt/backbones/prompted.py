@@ -1,6 +1,6 @@
 """How a prompted backbone behaves: where its forward begins, what trains in it, what cannot be done to it."""
 import logging
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +35,14 @@ class Entrance:
     def _enter(self, forward: Callable, args: tuple, kwargs: dict):
         prompts = self._prompts()
         if getattr(self, '_is_replica', False):
-            raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of the '
-                               'original: use DistributedDataParallel (tools/dist_train.sh)')
+            raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of '
+                               'the original: use DistributedDataParallel (tools/dist_train.sh)')
         if torch.is_grad_enabled() and self.training and len(prompts.tokens) and not prompts.tokens.requires_grad:
             self._require_trained_prompts()
         if self.training and prompts.tokens.requires_grad and running.is_checkpointed_in_vain():
-            raise RuntimeError('Re-entrant checkpointing of the whole backbone, whose input needs no gradient, leaves the '
-                               'prompts without one: use checkpoint(use_reentrant=False), or checkpoint the blocks by '
-                               'with_cp=True in the config or backbone.set_grad_checkpointing()')
+            raise RuntimeError('Re-entrant checkpointing of the whole backbone, whose input needs no gradient, leaves '
+                               'the prompts without one: use checkpoint(use_reentrant=False), or checkpoint the blocks '
+                               'by with_cp=True in the config or backbone.set_grad_checkpointing()')
         return running.enter(prompts, forward, args, kwargs)
 
     def _require_trained_prompts(self) -> None:
@@ -51,8 +51,8 @@ class Entrance:
             raise RuntimeError(
                 'Prompts are frozen while other parameters of this backbone train. Something has frozen them without '
                 "knowing them; MMPretrain's LoRAModel does, and leaves them out of its state dict, too. Inject prompts "
-                'into the backbone that has LoRA already: mmprovpt.inject_prompts(model.backbone.module, dict(type=...)). '
-                'If you mean it, freeze the other parameters, or call the backbone in eval mode')
+                'into the backbone that has LoRA already: mmprovpt.inject_prompts(model.backbone.module, '
+                'dict(type=...)). If you mean it, freeze the other parameters, or call the backbone in eval mode')
 
 
 class TIMMEntrance(Entrance):
@@ -84,9 +84,9 @@ class PromptedBackbone(CompleteLoading, Entrance):
         return self._enter(super().forward, args, kwargs)
 
     def __setattr__(self, name, value) -> None:
-        if name == 'prompts' and 'prompts' in self.__dict__.get('_modules', {}) and value is not self._modules['prompts']:
-            raise AttributeError('backbone.prompts cannot be replaced, for its blocks read the first ones: load values into '
-                                 'it (load_state_dict), or inject prompts into a new backbone')
+        if name == 'prompts' and value is not self.__dict__.get('_modules', {}).get('prompts', value):
+            raise AttributeError('backbone.prompts cannot be replaced, for its blocks read the first ones: load values '
+                                 'into it (load_state_dict), or inject prompts into a new backbone')
         super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> nn.Module:
@@ -112,7 +112,7 @@ class PromptedBackbone(CompleteLoading, Entrance):
             log(f'{type(self).__name__} is frozen, and its init_cfg loads no checkpoint: unless load_from or '
                 'resume does, prompts will be tuned on random weights.', logging.WARNING)
 
-    def frozen_tensors(self) -> Dict[str, Tensor]:
+    def frozen_tensors(self) -> dict[str, Tensor]:
         """What nothing trains, by its name here: what a checkpoint of what was tuned leaves out."""
         return {name: value for name, value in self.state_dict(keep_vars=True).items()
                 if not name.startswith(PROMPTS) and not value.requires_grad}

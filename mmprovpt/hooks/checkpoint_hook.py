@@ -1,8 +1,8 @@
 """Checkpoints of what was tuned, and checkpoints that survive a kill."""
 import os.path as osp
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -113,7 +113,7 @@ class PromptCheckpointHook(CheckpointHook):
 class AtomicBackend(LocalBackend):
     """Local files that are whole or not there."""
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file; see :func:`write_atomically`."""
         write_atomically(obj, filepath)
 

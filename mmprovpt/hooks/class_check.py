@@ -1,5 +1,5 @@
 """Classes of the data that do not fit the model, before anything is trained."""
-from typing import Iterator, Tuple
+from collections.abc import Iterator
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -60,7 +60,7 @@ def _check(runner: Runner, dataset: Dataset, key: str) -> None:
                               "metainfo=dict(classes=(...)) must be the file's")
 
 
-def _class_numbers(model: nn.Module) -> Iterator[Tuple[str, int]]:
+def _class_numbers(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, module in model.named_modules():
         number = getattr(module, 'num_classes', None)
         # MMSegmentation's segmentors repeat the number of their (last) head.
@@ -78,7 +78,7 @@ def _innermost(dataset: Dataset) -> Iterator[Dataset]:
             yield from _innermost(part)
 
 
-def _classes(dataset: Dataset) -> Tuple[str, ...]:
+def _classes(dataset: Dataset) -> tuple[str, ...]:
     classes = dataset.metainfo.get('classes')
     if not classes or isinstance(classes, str):
         raise ConfigError(f'{type(dataset).__name__} has {classes!r} for names of its classes: set '

@@ -1,5 +1,4 @@
 """What a Runner has of prompts."""
-from typing import Union
 
 import torch
 from mmengine import dist
@@ -50,7 +49,7 @@ def find_relocating_prompts(model: nn.Module) -> PromptSet:
     return prompts
 
 
-def find_optim_wrapper(optim_wrapper: Union[OptimWrapper, OptimWrapperDict], tokens: nn.Parameter) -> OptimWrapper:
+def find_optim_wrapper(optim_wrapper: OptimWrapper | OptimWrapperDict, tokens: nn.Parameter) -> OptimWrapper:
     """The wrapper whose optimizer trains the prompts; if none does, the first."""
     is_dict = isinstance(optim_wrapper, OptimWrapperDict)
     wrappers = [wrapper for _, wrapper in optim_wrapper.items()] if is_dict else [optim_wrapper]

@@ -1,5 +1,4 @@
 """Prompt relocation inside an MMEngine Runner."""
-from typing import Dict, Optional, Tuple
 
 import torch
 from mmengine import dist
@@ -62,7 +61,7 @@ class PromptRelocationHook(Hook):
                  allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
                  relocate_per_period: int = 1,
                  loss_tail: float = 1.0,
-                 reward_baseline: Optional[str] = None,
+                 reward_baseline: str | None = None,
                  **unknown) -> None:
         for name in unknown:
             raise ConfigError(f'PromptRelocationHook has no {name} any more: {REMOVED[name]}' if name in REMOVED else
@@ -76,7 +75,7 @@ class PromptRelocationHook(Hook):
         self._options = dict(pruner=dict(pruner), allocator=dict(allocator), relocate_per_period=relocate_per_period,
                              loss_tail=loss_tail, reward_baseline=reward_baseline)
         self._boundary = 0  # epoch or iteration at which the running period began
-        self.session: Optional[RelocationSession] = None
+        self.session: RelocationSession | None = None
 
     # When
 
@@ -119,7 +118,7 @@ class PromptRelocationHook(Hook):
             self._relocate(runner)
         self.session.begin_iteration(loss_factor(self._optim_wrapper, self.session.prompts.tokens.device))
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: Optional[dict] = None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Close the iteration with its loss."""
         if outputs is None or 'loss' not in outputs:
             raise KeyError("PromptRelocationHook needs the total loss, but train_step returned "
@@ -159,7 +158,7 @@ class PromptRelocationHook(Hook):
         progress = runner.epoch if self.by_epoch else runner.iter
         return progress % self.interval == 0 and progress != self._boundary
 
-    def _place_in_period(self, runner: Runner, batch_idx: int) -> Tuple[int, int]:
+    def _place_in_period(self, runner: Runner, batch_idx: int) -> tuple[int, int]:
         """Iterations of the period before this one, and all of them, on this rank."""
         if not self.by_epoch:
             return runner.iter % self.interval, self.interval
@@ -180,7 +179,7 @@ class PromptRelocationHook(Hook):
         if period is not None:
             self.records.write(runner, period, self.session.prompts.distribution)
 
-    def _verify(self, runner: Runner) -> Dict[int, float]:
+    def _verify(self, runner: Runner) -> dict[int, float]:
         """True idleness of the candidates, which takes the model and its data."""
         candidates = self.session.candidates()
         if not candidates:

@@ -1,5 +1,5 @@
 """VAPT's prompts: functions of what the block is given (docs/method/vapt.md)."""
-from typing import Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +49,13 @@ class AdaptivePrompts(StaticPrompts):
 
     needs_grid = True
 
-    def __init__(self, num_tokens: Union[int, Sequence[int]], patch_fan_in: int, widths: Sequence[int],
+    def __init__(self, num_tokens: int | Sequence[int], patch_fan_in: int, widths: Sequence[int],
                  static_blocks: Sequence[int] = (0, ), grid_size: int = 14, kernel_size: int = 2,
                  hidden_dims: int = 8, shared_projector: bool = True, dropout: float = 0.1,
                  channel_dropout: float = 0.1, projector_dropout: float = 0.1, **kwargs) -> None:
         if 'cross_stage' in kwargs:
-            raise ConfigError(f'cross_stage={kwargs["cross_stage"]!r}, but rows of adaptive prompts are equally long in '
-                              'all blocks')
+            raise ConfigError(f'cross_stage={kwargs["cross_stage"]!r}, but rows of adaptive prompts are equally long '
+                              'in all blocks')
         self.embed_dims = [int(width) for width in widths]
         self.static_blocks = _check_blocks(static_blocks, len(self.embed_dims))
         for name, value in dict(grid_size=grid_size, kernel_size=kernel_size, hidden_dims=hidden_dims).items():
@@ -103,7 +103,7 @@ class AdaptivePrompts(StaticPrompts):
                 bound = weight.shape[1]**-0.5  # of nn.Linear
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound))
 
-    def _beside_rows(self) -> Tuple[nn.Parameter, ...]:
+    def _beside_rows(self) -> tuple[nn.Parameter, ...]:
         return self.kernels, self.norms, self.down, self.up
 
     def initial_row(self, block: int) -> Tensor:
@@ -157,12 +157,12 @@ class AdaptivePrompts(StaticPrompts):
         hidden = self._drop('projector_dropout', F.linear(prompts, self.down[number, :, :width]).relu())
         return prompts + F.linear(hidden, self.up[number, :width])
 
-    def _patches(self, block: int, x: Tensor, grid: Optional[Tuple[int, int]]) -> Tensor:
+    def _patches(self, block: int, x: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """(B, grid², C) the patch tokens behind the prompts' norm, on the grid that rows are defined on."""
         if grid is None:
-            raise RuntimeError(f'Adaptive prompts of block {block} must know how many patches there are, but it was called '
-                               'outside of a forward of the backbone, or run again by a checkpointing that is not ours: '
-                               'use with_cp=True in the config, or backbone.set_grad_checkpointing()')
+            raise RuntimeError(f'Adaptive prompts of block {block} must know how many patches there are, but it was '
+                               'called outside of a forward of the backbone, or run again by a checkpointing that is '
+                               'not ours: use with_cp=True in the config, or backbone.set_grad_checkpointing()')
         height, width = (-(-size // 2**self._stage[block]) for size in grid)
         tokens = x.flatten(1, -2).to(self.norms.dtype)  # frozen weights may be of lower precision
         if height * width > tokens.shape[1] or self._stage[-1] and height * width != tokens.shape[1]:
@@ -183,7 +183,7 @@ class AdaptivePrompts(StaticPrompts):
         return x * F.dropout(torch.ones_like(x[:, :1]), p) if channelwise and p else F.dropout(x, p)
 
 
-def _check_blocks(blocks: Sequence[int], num_blocks: int) -> Tuple[int, ...]:
+def _check_blocks(blocks: Sequence[int], num_blocks: int) -> tuple[int, ...]:
     if not isinstance(blocks, (list, tuple)) or any(type(block) is not int for block in blocks):
         raise ConfigError(f'static_blocks={blocks!r}, but it must be a list of numbers of blocks')
     beyond = [block for block in blocks if not 0 <= block < num_blocks]

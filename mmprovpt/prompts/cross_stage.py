@@ -3,7 +3,8 @@
 A block reads a prompt through LayerNorm, to which only its direction matters. Its length matters to the optimizer
 alone (the longer, the smaller the steps), so a prompt that crosses keeps its root mean square.
 """
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mmprovpt.errors import ConfigError
 
 
-def project(prompts: nn.Module, row: Tensor, block: int) -> Tensor:
+def project(prompts: Any, row: Tensor, block: int) -> Tensor:
     """Map a row through the frozen patch mergings, or through their least-squares inverses.
 
     Args:
@@ -34,7 +35,7 @@ def project(prompts: nn.Module, row: Tensor, block: int) -> Tensor:
     return new * (row.square().mean() / new.square().mean().clamp_min(1e-12)).sqrt()
 
 
-def reinit(prompts: nn.Module, row: Tensor, block: int) -> Tensor:
+def reinit(prompts: Any, row: Tensor, block: int) -> Tensor:
     """(C',) a fresh draw; the old row is forgotten."""
     return prompts.initial_row(block).to(row)
 
@@ -42,7 +43,7 @@ def reinit(prompts: nn.Module, row: Tensor, block: int) -> Tensor:
 CROSS_STAGE = dict(project=project, reinit=reinit)
 
 
-def check_mergings(widths: Sequence[int], mergings: Sequence[nn.Module]) -> None:
+def check_mergings(widths: Sequence[int], mergings: Sequence[Any]) -> None:
     """Check that there is a patch merging between each two consecutive widths.
 
     Raises:
@@ -51,25 +52,25 @@ def check_mergings(widths: Sequence[int], mergings: Sequence[nn.Module]) -> None
     sizes = sorted(set(widths))
     steps = [(merging.reduction.in_features // 4, merging.reduction.out_features) for merging in mergings]
     if steps != list(zip(sizes, sizes[1:])):
-        raise ConfigError(f"cross_stage='project' maps a prompt by the patch mergings between blocks of widths {sizes}, "
-                          f"but this backbone merges {steps or 'nothing'}: set cross_stage='reinit'")
+        raise ConfigError(f"cross_stage='project' maps a prompt by the patch mergings between blocks of widths {sizes}"
+                          f", but this backbone merges {steps or 'nothing'}: set cross_stage='reinit'")
 
 
-def _copies(merging: nn.Module, rows: Tensor) -> Tensor:
+def _copies(merging: Any, rows: Tensor) -> Tensor:
     """(..., C) to (..., 4C): four equal neighbours, in the order in which this merging lines up their channels."""
     # OpenMMLab unfolds (channel by channel), Swin's authors and timm concatenate (neighbour by neighbour).
     unfolds = isinstance(getattr(merging, 'sampler', None), nn.Unfold)
     return rows.repeat_interleave(4, -1) if unfolds else torch.cat([rows] * 4, -1)
 
 
-def merge(merging: nn.Module, rows: Tensor) -> Tensor:
+def merge(merging: Any, rows: Tensor) -> Tensor:
     """(..., C) to (..., C'): what a patch merging makes of four equal neighbours."""
     copies = _copies(merging, rows)
     # .forward: other people's hooks on them see tokens alone.
     return merging.reduction.forward(copies if merging.norm is None else merging.norm.forward(copies))
 
 
-def _unmerge(merging: nn.Module, row: Tensor) -> Tensor:
+def _unmerge(merging: Any, row: Tensor) -> Tensor:
     """The standardised n (its scale open) whose merging comes closest to ``row`` in the eyes of a LayerNorm.
 
     On standardised inputs, merging's own LayerNorm is only its affine part, so merging is A n + c. A block reads

@@ -1,5 +1,6 @@
 """A prompt is a row; relocation changes which block owns it."""
-from typing import Callable, List, Optional, Sequence, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ _SENTINEL = (1.0, -2.0, 0.5)  # exact in every floating-point type
 class PromptSet(nn.Module):
     """All prompts of a backbone, and which block owns each.
 
-    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of ``tokens``).
-    Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid. ``block_index`` is the truth:
-    whoever writes it, by whatever means, is obeyed by the next forward.
+    Relocation writes one integer of ``block_index`` (and, where the new block has another width, one row of
+    ``tokens``). Shapes never change, so optimizer state, DDP buckets, EMA and checkpoints stay valid. ``block_index``
+    is the truth: whoever writes it, by whatever means, is obeyed by the next forward.
 
     Args:
         num_tokens: Prompts per block at the start, an int for all blocks or a list of one int per block.
@@ -43,12 +44,14 @@ class PromptSet(nn.Module):
 
     renamed = dict(carry='cross_stage')
     removed = dict(num_spare='prompts that no block owns are an experiment of its own, benchmarks/table3')
+    tokens: nn.Parameter
+    block_index: Tensor
     # Whether what a block makes of its prompts goes into the next one, as if they were tokens.
     keeps_outputs = False
     # Whether its blocks must know how many patches there are.
     needs_grid = False
 
-    def __init__(self, num_tokens: Union[int, Sequence[int]], widths: Sequence[int],
+    def __init__(self, num_tokens: int | Sequence[int], widths: Sequence[int],
                  mergings: Sequence[nn.Module] = (), cross_stage: str = 'project') -> None:
         super().__init__()
         if cross_stage not in CROSS_STAGE:
@@ -62,11 +65,11 @@ class PromptSet(nn.Module):
         self.num_tokens = check_num_tokens(num_tokens, len(self.widths))
         self.register_buffer('block_index', self.initial_owners())
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
-        self.probe = None
+        self.probe: Any = None
         self.is_filled = True
         self.has_checkpoints = False  # whether a block runs again in backward
-        # On an accelerator, what the owners were when last asked for: (block_index, its version, it on the host, result).
-        self._known_owners: Optional[tuple] = None
+        # Owners when last asked for, read on an accelerator: (block_index, its version, it on the host, result).
+        self._known_owners: tuple | None = None
         # A parameter that no forward uses would stall DDP.
         self.tokens.requires_grad_(len(self.tokens) > 0)
 
@@ -93,7 +96,7 @@ class PromptSet(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} does not say how a block reads its prompts')
 
-    def leave(self, block: int, outputs: Tensor) -> Optional[Tensor]:
+    def leave(self, block: int, outputs: Tensor) -> Tensor | None:
         """What goes into the next block of the outputs (B, n, C) of a block's prompts, if ``keeps_outputs``."""
         return None
 
@@ -131,12 +134,13 @@ class PromptSet(nn.Module):
         return int((torch.tensor(self.widths) * self.distribution.cpu()).sum())
 
     @torch._dynamo.disable
-    def owners(self) -> List[Tensor]:
+    def owners(self) -> list[Tensor]:
         """Per block (n,) int64 on the device of the rows: numbers of the prompts that it reads, ascending.
 
-        On CPU they are derived from ``block_index`` at each call. On an accelerator that would wait for the device: they
-        are derived again when the buffer is another one or its version has changed, and after :meth:`owners_changed`.
-        An export takes those of the latest call, as constants. Prompts hidden in this thread are left out.
+        On CPU they are derived from ``block_index`` at each call. On an accelerator that would wait for the device:
+        they are derived again when the buffer is another one or its version has changed, and after
+        :meth:`owners_changed`. An export takes those of the latest call, as constants. Prompts hidden in this thread
+        are left out.
 
         Raises:
             RuntimeError: The prompts have no values yet.
@@ -144,8 +148,8 @@ class PromptSet(nn.Module):
         index = self.block_index
         if isinstance(index, FakeTensor):
             if self._known_owners is None:
-                raise RuntimeError('Which block owns which prompt becomes a constant of an exported graph, and is known '
-                                   'after the first forward: call the model once before you export it')
+                raise RuntimeError('Which block owns which prompt becomes a constant of an exported graph, and is '
+                                   'known after the first forward: call the model once before you export it')
             return [torch.tensor(owned.tolist(), dtype=torch.long) for owned in self._known_owners[3]]
         if index.is_meta or not self.is_filled:
             raise RuntimeError('The prompts have no values: the model was built on the meta device, or emptied. Load a '
@@ -179,7 +183,7 @@ class PromptSet(nn.Module):
         return self.tokens.index_select(0, owned)[:, :self.widths[block]]
 
     def without(self, *prompts: int):
-        """For the time of a ``with``, no block reads these prompts in this thread: true removal (PRO-VPT Eq. 5); nests."""
+        """For the time of a ``with``, no block reads these prompts in this thread: PRO-VPT Eq. 5's removal; nests."""
         return running.hiding(self, prompts)
 
     # Relocation
@@ -251,7 +255,7 @@ class PromptSet(nn.Module):
         self.owners_changed()
 
 
-def _group(index: Tensor, num_blocks: int, device: torch.device) -> List[Tensor]:
+def _group(index: Tensor, num_blocks: int, device: torch.device) -> list[Tensor]:
     """Per block, where a host tensor (N,) names it."""
     order = index.argsort(stable=True).to(device)
     counts = torch.bincount(index + 1, minlength=num_blocks + 1).tolist()
@@ -262,7 +266,7 @@ def _group(index: Tensor, num_blocks: int, device: torch.device) -> List[Tensor]
     return owners
 
 
-def check_num_tokens(num_tokens: Union[int, Sequence[int]], num_blocks: int) -> List[int]:
+def check_num_tokens(num_tokens: int | Sequence[int], num_blocks: int) -> list[int]:
     """One count per block, or an error that says what is wrong with ``num_tokens``."""
     counts = [num_tokens] * num_blocks if type(num_tokens) is int else num_tokens
     if not isinstance(counts, (list, tuple)) or any(type(n) is not int for n in counts):

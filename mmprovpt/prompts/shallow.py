@@ -1,5 +1,4 @@
 """VPT-Shallow's prompts: tokens of the first block, whose outputs are kept (docs/method/shallow.md)."""
-from typing import Optional
 
 from torch import Tensor
 
@@ -50,12 +49,12 @@ class ShallowPrompts(StaticPrompts):
             return rows.expand(x.shape[0], *rows.shape[-2:])
         if given.kept is None:
             raise RuntimeError(f'Prompts of VPT-Shallow pass all blocks, but block {block} does not know what the one '
-                               'before it made of them: it was called outside of a forward of the backbone, or run again '
-                               'by a checkpointing that is not ours. Use with_cp=True in the config, or '
+                               'before it made of them: it was called outside of a forward of the backbone, or run '
+                               'again by a checkpointing that is not ours. Use with_cp=True in the config, or '
                                'backbone.set_grad_checkpointing()')
         return given.kept
 
-    def leave(self, block: int, outputs: Tensor) -> Optional[Tensor]:
+    def leave(self, block: int, outputs: Tensor) -> Tensor | None:
         """(B, n, C') the outputs (B, n, C) of a block's prompts, as the next block gets them; None after the last."""
         if block + 1 == self.num_blocks:
             return None

@@ -1,6 +1,6 @@
 """VPT's prompts: learned rows, the same for every input."""
 import math
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class StaticPrompts(PromptSet):
         **kwargs: Of :class:`PromptSet`.
     """
 
-    def __init__(self, num_tokens: Union[int, Sequence[int]], patch_fan_in: int, dropout: float = 0.1,
+    def __init__(self, num_tokens: int | Sequence[int], patch_fan_in: int, dropout: float = 0.1,
                  **kwargs) -> None:
         super().__init__(num_tokens, **kwargs)
         self.dropout = check_probability('dropout', dropout)

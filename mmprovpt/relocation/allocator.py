@@ -1,11 +1,10 @@
 """What every allocator has: who gets the pruned prompt."""
-from typing import Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..kinds import Kinds
+from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import Kinds
 
 ALLOCATORS = Kinds('allocator')
 ALLOCATORS.gone.update(
@@ -14,7 +13,7 @@ ALLOCATORS.gone.update(
     JointPPOAllocator='an ablation of the paper: import benchmarks.table3.ablations by custom_imports',
     RetireAllocator='an ablation of the paper: import benchmarks.table3.ablations by custom_imports')
 
-Signals = Optional[Dict[str, Tensor]]  # (L,) each, by name
+Signals = dict[str, Tensor] | None  # (L,) each, by name
 
 
 class Allocator:
@@ -37,14 +36,14 @@ class Allocator:
         ConfigError: An argument is out of its range.
     """
 
-    signals: Tuple[str, ...] = ()
-    relocator_type: Optional[type] = None
+    signals: tuple[str, ...] = ()
+    relocator_type: type | None = None
 
     def __init__(self, num_blocks: int) -> None:
         if num_blocks < 1:
             raise ConfigError(f'num_blocks must be at least 1, but is {num_blocks}')
         self.num_blocks = num_blocks
-        self.diagnostics: Dict[str, float] = {}
+        self.diagnostics: dict[str, float] = {}
 
     def act(self, state: Tensor, signals: Signals = None) -> int:
         """Choose a block.

@@ -4,7 +4,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from .allocator import ALLOCATORS, Allocator, Signals, need_logits, to_cpu
 
 

@@ -1,10 +1,14 @@
 """Idleness: how much the loss would fall if a prompt were not there (PRO-VPT Eq. 5; docs/method/idleness.md)."""
-from typing import Callable, Optional, Sequence, Tuple, Union
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmprovpt.kinds import Kinds
+
+if TYPE_CHECKING:
+    from mmprovpt.prompts import PromptSet
 
 
 class _WatchRows(torch.autograd.Function):
@@ -50,7 +54,7 @@ class _WatchGates(torch.autograd.Function):
         return grad, None, None, None, None, None, None
 
 
-def _add_squares(squares: Tensor, owned: Tensor, grad: Tensor, scale: Optional[Tensor]) -> None:
+def _add_squares(squares: Tensor, owned: Tensor, grad: Tensor, scale: Tensor | None) -> None:
     """Squared norm of the gradient by each standardised prompt, for the need of a block."""
     inner = grad.float() if scale is None else grad.float() * scale.float()
     inner = inner.sum(0) if inner.dim() == 3 else inner
@@ -80,7 +84,7 @@ class Criterion:
 
     default_interval = 1
 
-    def __init__(self, prompts: nn.Module, score_interval: Optional[int] = None) -> None:
+    def __init__(self, prompts: 'PromptSet', score_interval: int | None = None) -> None:
         self.num_prompts = len(prompts.tokens)
         self.score_interval = self.default_interval if score_interval is None else score_interval
         # Flat, so that one all-reduce merges processes: N summed scores, N summed squared gradients, summed loss,
@@ -92,7 +96,7 @@ class Criterion:
         self._linear = torch.zeros(self.num_prompts, dtype=torch.float32, device=prompts.tokens.device)
         self._quadratic = torch.zeros_like(self._linear)
         self._squares = torch.zeros_like(self._linear)
-        self._scale: Union[float, Tensor] = 1.0
+        self._scale: float | Tensor = 1.0
         self.scoring = False  # whether the running iteration is scored
         self._is_open = False
         self._begun = 0  # iterations of the period
@@ -101,7 +105,7 @@ class Criterion:
     # What a forward calls, see mmprovpt.attention.block
 
     def watch(self, owned: Tensor, rows: Tensor, norm: nn.Module,
-              batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+              batch_size: int) -> tuple[Tensor, Tensor | None]:
         """Have the backward of a block measure its prompts.
 
         Args:
@@ -118,14 +122,14 @@ class Criterion:
             return rows, None
         return self._watch(owned, rows, getattr(norm, 'weight', None), getattr(norm, 'bias', None), batch_size)
 
-    def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
-               batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+    def _watch(self, owned: Tensor, rows: Tensor, scale: Tensor | None, shift: Tensor | None,
+               batch_size: int) -> tuple[Tensor, Tensor | None]:
         """For subclasses; here only what the need of a block follows from."""
         return _WatchRows.apply(rows, owned, scale, shift, self._squares, None), None
 
     # Iterations
 
-    def begin(self, scale: Union[float, Tensor] = 1.0) -> None:
+    def begin(self, scale: float | Tensor = 1.0) -> None:
         """Open an iteration, before its forward.
 
         Args:
@@ -139,7 +143,7 @@ class Criterion:
         self._scale, self.scoring = scale, self._begun % self.score_interval == 0
         self._begun += 1
 
-    def update(self, loss: Union[float, Tensor]) -> None:
+    def update(self, loss: float | Tensor) -> None:
         """Close the iteration and count it, or drop it as a whole if its gradients are not finite.
 
         An overflow of the scaled loss would otherwise poison the period's mean. A loss that is itself not finite
@@ -171,7 +175,7 @@ class Criterion:
 
     # Periods
 
-    def compute(self) -> Tuple[Tensor, float, int]:
+    def compute(self) -> tuple[Tensor, float, int]:
         """Means since the last reset; waits for the device.
 
         Returns:
@@ -236,7 +240,7 @@ class TaylorIdleness(Criterion):
     the change of the loss that it stands for (docs/method/idleness.md).
     """
 
-    def __init__(self, prompts: nn.Module, score_interval: Optional[int] = None) -> None:
+    def __init__(self, prompts: 'PromptSet', score_interval: int | None = None) -> None:
         super().__init__(prompts, score_interval)
         self._handle = prompts.tokens.register_hook(self._see_tokens)
 
@@ -259,8 +263,8 @@ class NormalisedTaylorIdleness(Criterion):
     (docs/method/idleness.md).
     """
 
-    def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
-               batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+    def _watch(self, owned: Tensor, rows: Tensor, scale: Tensor | None, shift: Tensor | None,
+               batch_size: int) -> tuple[Tensor, Tensor | None]:
         return _WatchRows.apply(rows, owned, scale, shift, self._squares, self._linear), None
 
 
@@ -274,11 +278,11 @@ class GateIdleness(Criterion):
     # A scored iteration costs some 5 % more on Swin; on average training shall not cost more than 2 %.
     default_interval = 4
 
-    def _watch(self, owned: Tensor, rows: Tensor, scale: Optional[Tensor], shift: Optional[Tensor],
-               batch_size: int) -> Tuple[Tensor, Optional[Tensor]]:
+    def _watch(self, owned: Tensor, rows: Tensor, scale: Tensor | None, shift: Tensor | None,
+               batch_size: int) -> tuple[Tensor, Tensor | None]:
         return _WatchGates.apply(rows, owned, scale, self._squares, self._linear, self._fisher(), batch_size)
 
-    def _fisher(self) -> Optional[Tensor]:
+    def _fisher(self) -> Tensor | None:
         """Where squares of the gates' gradients go, if they count."""
         return None
 
@@ -286,7 +290,7 @@ class GateIdleness(Criterion):
 class FisherGateIdleness(GateIdleness):
     r"""Second order in the gate with the empirical Fisher: mean γ − ½ mean γ² (docs/method/idleness.md)."""
 
-    def _fisher(self) -> Optional[Tensor]:
+    def _fisher(self) -> Tensor | None:
         return self._quadratic
 
 
@@ -299,7 +303,7 @@ CRITERIA.update(
 
 
 @torch.no_grad()
-def true_idleness(prompts: nn.Module, numbers: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
+def true_idleness(prompts: 'PromptSet', numbers: Sequence[int], evaluate: Callable[[], Tensor]) -> Tensor:
     r"""Idleness by definition: each prompt is really taken away for one evaluation (PRO-VPT Eq. 5).
 
     Args:

@@ -1,10 +1,10 @@
 """What was relocated, period by period: ``relocations.jsonl``."""
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence, Union
 
-from ..files import write_atomically
+from mmprovpt.files import write_atomically
 
 
 class RelocationLog:
@@ -22,7 +22,7 @@ class RelocationLog:
         path (str or Path): The file; its folder must exist when it is written.
     """
 
-    def __init__(self, path: Union[str, Path]) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def append(self, rows: Sequence[dict]) -> None:
@@ -35,9 +35,9 @@ class RelocationLog:
         write_atomically(_lines(rows).encode(), self.path)
 
 
-def rows_of(number: int, iteration: int, loss: float, moves: Sequence[tuple], previous_reward: Optional[float],
-            distribution: Sequence[int], block_idleness: Sequence[Optional[float]],
-            entropy: Optional[float]) -> List[dict]:
+def rows_of(number: int, iteration: int, loss: float, moves: Sequence[tuple], previous_reward: float | None,
+            distribution: Sequence[int], block_idleness: Sequence[float | None],
+            entropy: float | None) -> list[dict]:
     """The rows of a period, one for each move ``(prompt, source, target, idleness)`` or one without any."""
     return [{
         'period': number,
@@ -54,7 +54,7 @@ def rows_of(number: int, iteration: int, loss: float, moves: Sequence[tuple], pr
     } for prompt, source, target, idleness in moves or [(None, ) * 4]]
 
 
-def read_rows(path: Union[str, Path], last_period: Optional[int] = None) -> List[dict]:
+def read_rows(path: str | Path, last_period: int | None = None) -> list[dict]:
     """The rows of a log up to a period, as they are written today; without a last line that was cut off.
 
     Raises:
@@ -65,13 +65,13 @@ def read_rows(path: Union[str, Path], last_period: Optional[int] = None) -> List
     return [row for row in rows if last_period is None or row['period'] <= last_period]
 
 
-def with_previous_reward(rows: Sequence[dict]) -> List[dict]:
+def with_previous_reward(rows: Sequence[dict]) -> list[dict]:
     """Rows as they are written today. Older ones have ``reward``, their own, which was filled in one period later."""
     rewards = {row['period']: row['reward'] for row in rows if 'reward' in row}
     return [_renamed(row, rewards.get(row['period'] - 1)) if 'reward' in row else row for row in rows]
 
 
-def _renamed(row: dict, previous: Optional[float]) -> dict:
+def _renamed(row: dict, previous: float | None) -> dict:
     """A row with ``previous_reward`` in the place of ``reward``."""
     return {('previous_reward' if key == 'reward' else key): (previous if key == 'reward' else value)
             for key, value in row.items()}
@@ -81,5 +81,5 @@ def _lines(rows: Sequence[dict]) -> str:
     return ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows)
 
 
-def _finite(value: Optional[float]) -> Optional[float]:
+def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None

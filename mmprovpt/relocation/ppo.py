@@ -1,13 +1,14 @@
 """PPO-Clip for the block that gets the pruned prompt."""
 import copy
 import math
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from .allocator import ALLOCATORS, Allocator, Signals, to_cpu
 
 
@@ -21,9 +22,9 @@ class Transition(NamedTuple):
     period: int
 
 
-def mlp(sizes: Tuple[int, ...], head_gain: float, generator: torch.Generator) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], head_gain: float, generator: torch.Generator) -> nn.Sequential:
     """Tanh MLP with weights N(0, gain² / fan_in) and biases 0, drawn from ``generator`` alone."""
-    layers: List[nn.Module] = []
+    layers: list[nn.Module] = []
     for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
         is_head = index == len(sizes) - 2
         # nn.Linear's own initialisation would draw from training's global generator.
@@ -120,10 +121,10 @@ class PPOAllocator(Allocator):
         self.critic = mlp((inputs, hidden, hidden, 1), 0.01, self.generator)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr_critic)
-        self.buffer: List[Transition] = []
-        self._pending: List[Tuple[Tensor, int, float]] = []
+        self.buffer: list[Transition] = []
+        self._pending: list[tuple[Tensor, int, float]] = []
 
-    def sizes(self, num_blocks: int) -> Tuple[int, int]:
+    def sizes(self, num_blocks: int) -> tuple[int, int]:
         """Inputs of both networks, and actions: 3L and L."""
         return 3 * num_blocks, num_blocks
 
@@ -169,7 +170,7 @@ class PPOAllocator(Allocator):
         """Drop what was chosen and never rewarded."""
         self._pending = []
 
-    def returns(self, values: Tensor, last_value: Tensor) -> Tuple[Tensor, Tensor]:
+    def returns(self, values: Tensor, last_value: Tensor) -> tuple[Tensor, Tensor]:
         """Bootstrapped returns and advantages (T,) of the buffer with critic ``values`` (T,)."""
         returns = torch.empty_like(values)
         following, period = last_value, None
@@ -204,7 +205,7 @@ class PPOAllocator(Allocator):
     def _values(self, states: Tensor) -> Tensor:
         return self.critic(self.features(states)).squeeze(-1)
 
-    def _ratios(self, states: Tensor, actions: Tensor, old: Tensor) -> Tuple[Tensor, Tensor]:
+    def _ratios(self, states: Tensor, actions: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
         """Probability ratios new / old (T,) of the actions and the mean entropy."""
         log_probs = F.log_softmax(self.logits(states), dim=-1)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1).mean()
@@ -230,7 +231,7 @@ class PPOAllocator(Allocator):
             unexplained = self._errors.variance / self._returns.variance
             self.diagnostics['explained_variance'] = 1 - unexplained
 
-    def _moments(self) -> Tuple['RunningMoments', ...]:
+    def _moments(self) -> tuple['RunningMoments', ...]:
         return self.rewards, self._returns, self._errors
 
     def state_dict(self) -> dict:

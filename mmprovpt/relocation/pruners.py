@@ -1,11 +1,11 @@
 """Which prompt is pruned."""
-from typing import Optional
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..kinds import Kinds
+from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import Kinds
+
 from .criteria import CRITERIA
 
 PRUNERS = Kinds('pruner')
@@ -40,7 +40,7 @@ class IdlenessPruner:
     """
 
     def __init__(self, criterion: str = 'gate_fisher', verify_top: int = 0, verify_batches: int = 2,
-                 score_interval: Optional[int] = None) -> None:
+                 score_interval: int | None = None) -> None:
         check_criterion(criterion)
         if score_interval is not None and score_interval < 1:
             raise ConfigError(f'score_interval must be at least 1, but is {score_interval}')
@@ -65,7 +65,7 @@ class IdlenessPruner:
         eligible = self.eligible(block_index)
         return eligible[idleness[eligible].topk(min(self.verify_top, len(eligible))).indices]
 
-    def prune(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """Choose a prompt.
 
         Args:
@@ -79,7 +79,7 @@ class IdlenessPruner:
         prompt = self.pick(idleness, eligible)
         return prompt if prompt is not None and idleness[prompt] > 0 else None
 
-    def pick(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
+    def pick(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """The one that has to go if one must, the idlest; arguments as for ``prune``."""
         if eligible is None:
             return int(torch.argmax(idleness))
@@ -112,11 +112,11 @@ class RandomPruner(IdlenessPruner):
         # numbers sends each prompt to one and the same block, for both are remainders of them.
         self.generator = torch.Generator().manual_seed(seed ^ 2**31)  # of 32 bits
 
-    def prune(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """Choose a prompt; arguments as for the base class. None only where none is eligible."""
         return self.pick(idleness, eligible)
 
-    def pick(self, idleness: Tensor, eligible: Optional[Tensor] = None) -> Optional[int]:
+    def pick(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """One of those that are eligible."""
         eligible = torch.arange(len(idleness)) if eligible is None else eligible
         if not len(eligible):

@@ -1,5 +1,5 @@
 """What the processes of a distributed training tell each other, whatever its backend; nothing in a single one."""
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

@@ -1,11 +1,13 @@
 """One period of prompt relocation: observe, reward, prune, allocate."""
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from .allocator import Allocator, Signals
 from .pruners import IdlenessPruner
 from .reward import RewardBaseline
@@ -19,7 +21,7 @@ class Move(NamedTuple):
     idleness: float
 
 
-def policy_state(idleness: Tensor, block_index: Tensor, source: Optional[int],
+def policy_state(idleness: Tensor, block_index: Tensor, source: int | None,
                  num_blocks: int) -> Tensor:
     """State of the allocation (PRO-VPT § 3.3): block-wise idleness, distribution, one-hot source.
 
@@ -92,7 +94,7 @@ class Relocator:
                  pruner: IdlenessPruner,
                  allocator: Allocator,
                  relocate_per_period: int = 1,
-                 reward_baseline: Optional[str] = None) -> None:
+                 reward_baseline: str | None = None) -> None:
         if relocate_per_period < 1:
             raise ConfigError(f'relocate_per_period must be at least 1, but is {relocate_per_period}')
         if 0 < pruner.verify_top < relocate_per_period:
@@ -103,12 +105,12 @@ class Relocator:
         self.allocator = allocator
         self.relocate_per_period = relocate_per_period
         self.baseline = RewardBaseline(reward_baseline)
-        self.last_reward: Optional[float] = None
+        self.last_reward: float | None = None
         # 𝓛_before - Σ I_k of the relocations that wait for 𝓛_after.
-        self._pending: Optional[float] = None
+        self._pending: float | None = None
 
     def step(self, loss: float, idleness: Tensor, block_index: Tensor, signals: Signals = None,
-             verified: Optional[Dict[int, float]] = None) -> List[Move]:
+             verified: dict[int, float] | None = None) -> list[Move]:
         """Close a period and decide on the relocations that open the next one.
 
         Args:
@@ -133,9 +135,9 @@ class Relocator:
         scores, free = idleness, torch.ones(len(idleness), dtype=torch.bool)
         if verified is not None:
             scores, free = idleness.clone(), torch.zeros_like(free)
-            for prompt, score in verified.items():
-                scores[prompt], free[prompt] = score, True
-        moves: List[Move] = []
+            for number, score in verified.items():
+                scores[number], free[number] = score, True
+        moves: list[Move] = []
         for turn in range(self.relocate_per_period):
             prompt = self.prune(scores, blocks, free)
             source = None if prompt is None else int(blocks[prompt])
@@ -155,13 +157,13 @@ class Relocator:
 
     # The three parts of a relocation; a subclass for another kind of action changes them.
 
-    def prune(self, scores: Tensor, blocks: Tensor, free: Tensor) -> Optional[int]:
+    def prune(self, scores: Tensor, blocks: Tensor, free: Tensor) -> int | None:
         """The prompt that leaves its block, if one does; scores (N,), blocks (N,) and whether each may move (N,)."""
         eligible = self.pruner.eligible(blocks)
         return self.pruner.prune(scores, eligible[free[eligible]])
 
-    def allocate(self, prompt: Optional[int], state: Tensor, scores: Tensor, blocks: Tensor,
-                 signals: Signals) -> Optional[Move]:
+    def allocate(self, prompt: int | None, state: Tensor, scores: Tensor, blocks: Tensor,
+                 signals: Signals) -> Move | None:
         """The move of a pruned prompt in a state (3L,), or None without one; the rest as for ``prune``."""
         if prompt is None:
             return None
@@ -171,7 +173,7 @@ class Relocator:
         """What the reward of moves takes off, because pruning alone would have gained it: the sum of I_k."""
         return sum(move.idleness for move in moves)
 
-    def finish(self, loss: float) -> Optional[float]:
+    def finish(self, loss: float) -> float | None:
         """Reward the last relocations after the last period; the policy is not asked again.
 
         Args:
@@ -182,8 +184,7 @@ class Relocator:
             loss is not finite.
         """
         pending, self._pending = self._pending, None
-        known = pending is not None and math.isfinite(loss)
-        self.last_reward = pending - loss if known else None
+        self.last_reward = pending - loss if pending is not None and math.isfinite(loss) else None
         return self.last_reward
 
     def state_dict(self) -> dict:

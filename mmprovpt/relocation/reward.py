@@ -1,10 +1,9 @@
 """The two noisy parts of the reward (PRO-VPT Eq. 8): a period's loss and the fall that is due anyway."""
-from typing import List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
 
 
 class PeriodLoss:
@@ -27,13 +26,13 @@ class PeriodLoss:
         ConfigError: An argument is out of its range.
     """
 
-    def __init__(self, tail: float = 1.0, device: Union[str, torch.device] = 'cpu') -> None:
+    def __init__(self, tail: float = 1.0, device: str | torch.device = 'cpu') -> None:
         if not 0 < tail <= 1:
             raise ConfigError(f'loss_tail must be in (0, 1], but is {tail}')
         self.tail = tail
         self.sums = torch.zeros(2, dtype=torch.float32, device=device)
 
-    def add(self, loss: Union[float, Tensor], position: int, length: int) -> None:
+    def add(self, loss: float | Tensor, position: int, length: int) -> None:
         """Take an iteration into account; never waits for the device.
 
         Args:
@@ -47,7 +46,7 @@ class PeriodLoss:
         loss = loss.detach().reshape(1)
         self.sums += torch.cat([loss, torch.ones_like(loss)])
 
-    def compute(self) -> Tuple[float, int]:
+    def compute(self) -> tuple[float, int]:
         """Mean loss since the last reset, NaN without any, and the iterations behind it; waits."""
         total, count = self.sums.cpu()
         return (float(total / count) if count > 0 else float('nan')), int(count)
@@ -82,7 +81,7 @@ class RewardBaseline:
         ConfigError: An argument is out of its range.
     """
 
-    def __init__(self, kind: Optional[str] = None, window: int = 10) -> None:
+    def __init__(self, kind: str | None = None, window: int = 10) -> None:
         if kind == 'trend':
             raise ConfigError("reward_baseline has no 'trend' any more, which added more noise than 'mean' and gained "
                               "nothing: use 'mean'")
@@ -92,7 +91,7 @@ class RewardBaseline:
             raise ConfigError(f'window must be at least 1, but is {window}')
         self.kind = kind
         self.window = window
-        self.rewards: List[float] = []
+        self.rewards: list[float] = []
 
     def advantage(self, reward: float) -> float:
         """float: The reward, less the one that was expected; then it counts among the past."""

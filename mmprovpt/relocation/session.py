@@ -1,18 +1,23 @@
 """The protocol of relocation, for any training loop."""
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import ConfigError
+from mmprovpt.errors import ConfigError
+
 from . import ranks
 from .allocator import ALLOCATORS, Signals
 from .criteria import CRITERIA
 from .pruners import PRUNERS
 from .relocator import Move, Relocator
 from .reward import PeriodLoss
+
+if TYPE_CHECKING:
+    from mmprovpt.prompts import PromptSet
 
 VERSION = 2  # of the state; 1 had no number
 SIGNALS = ('need', )
@@ -33,10 +38,10 @@ class Period(NamedTuple):
     """
     number: int
     loss: float
-    moves: List[Move]
-    previous_reward: Optional[float]
-    block_idleness: List[Optional[float]]
-    diagnostics: Dict[str, float]
+    moves: list[Move]
+    previous_reward: float | None
+    block_idleness: list[float | None]
+    diagnostics: dict[str, float]
     num_dropped: int
 
     @property
@@ -92,13 +97,13 @@ class RelocationSession:
     """
 
     def __init__(self,
-                 prompts: nn.Module,
-                 optimizers: Union[Optimizer, Sequence[Optimizer]],
+                 prompts: 'PromptSet',
+                 optimizers: Optimizer | Sequence[Optimizer],
                  pruner: dict = dict(type='IdlenessPruner'),  # noqa: B006
                  allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
                  relocate_per_period: int = 1,
                  loss_tail: float = 1.0,
-                 reward_baseline: Optional[str] = None,
+                 reward_baseline: str | None = None,
                  seed: int = 0,
                  averages: Sequence[nn.Module] = ()) -> None:
         self.prompts = prompts
@@ -122,7 +127,7 @@ class RelocationSession:
         self.period = 0
         self._has_gradient = self._is_gathered = False
         self._handle = prompts.tokens.register_hook(self._see_gradient)
-        self._averages: List[nn.Module] = []  # their prompts
+        self._averages: list[PromptSet] = []  # their prompts
         for average in averages:
             self.add_average(average)
 
@@ -150,7 +155,7 @@ class RelocationSession:
 
     # Iterations
 
-    def begin_iteration(self, scale: Union[float, Tensor] = 1.0) -> None:
+    def begin_iteration(self, scale: float | Tensor = 1.0) -> None:
         """Open an iteration, before its forward.
 
         Args:
@@ -160,8 +165,8 @@ class RelocationSession:
         self._has_gradient = False
         self.criterion.begin(scale)
 
-    def end_iteration(self, loss: Union[float, Tensor], position: Optional[int] = None,
-                      length: Optional[int] = None) -> None:
+    def end_iteration(self, loss: float | Tensor, position: int | None = None,
+                      length: int | None = None) -> None:
         """Close an iteration, any time after its backward pass.
 
         Args:
@@ -201,7 +206,7 @@ class RelocationSession:
         ranks.add_up(self.criterion.sums)
         ranks.add_up(self.loss.sums)
 
-    def candidates(self) -> List[int]:
+    def candidates(self) -> list[int]:
         """The prompts to be verified before ``close_period``, the same on every rank; every rank must call it.
 
         Returns:
@@ -225,7 +230,7 @@ class RelocationSession:
         chosen = ranks.from_first(choose, size, self.prompts.tokens.device)
         return [prompt for prompt in chosen.tolist() if prompt >= 0]
 
-    def close_period(self, verified: Optional[Dict[int, float]] = None) -> Optional[Period]:
+    def close_period(self, verified: dict[int, float] | None = None) -> Period | None:
         """Reward the moves that opened the period, decide on the next and carry them out; every rank must call it.
 
         Args:
@@ -240,7 +245,7 @@ class RelocationSession:
             RuntimeError: Rank 0 could not decide, for the reason in the message. On rank 0 it is that error itself.
         """
         self.gather()
-        closed: List[Period] = []
+        closed: list[Period] = []
 
         def decide() -> Tensor:
             decision = torch.full((self.relocator.relocate_per_period, 2), -1)
@@ -258,7 +263,7 @@ class RelocationSession:
         self.loss.reset()
         return closed[0] if closed else None
 
-    def finish(self) -> Optional[Period]:
+    def finish(self) -> Period | None:
         """Close the last period, if it is complete: moves get their reward, and none follow; every rank must call it.
 
         Returns:
@@ -274,7 +279,7 @@ class RelocationSession:
         """Whether an iteration has been closed since the last period."""
         return self.criterion.compute()[2] + self.criterion.num_dropped > 0
 
-    def _close(self, verified: Optional[Dict[int, float]]) -> Period:
+    def _close(self, verified: dict[int, float] | None) -> Period:
         finite = {prompt: score for prompt, score in verified.items() if math.isfinite(score)} if verified else None
         loss, _ = self.loss.compute()
         moves = self.relocator.step(
@@ -285,13 +290,13 @@ class RelocationSession:
         wanted = self.relocator.allocator.signals
         return {'need': self.criterion.need(self.prompts.block_index, self.prompts.num_blocks)} if wanted else {}
 
-    def _period(self, loss: float, moves: List[Move], previous_reward: Optional[float]) -> Period:
+    def _period(self, loss: float, moves: list[Move], previous_reward: float | None) -> Period:
         self.period += 1
         idleness, index = self.criterion.compute()[0], self.prompts.block_index.cpu()
         means = [float(idleness[index == block].mean()) for block in range(self.prompts.num_blocks)]
-        means = [mean if math.isfinite(mean) else None for mean in means]
-        return Period(self.period, loss, moves, previous_reward, means, dict(self.relocator.allocator.diagnostics),
-                      self.criterion.num_dropped)
+        return Period(self.period, loss, moves, previous_reward,
+                      [mean if math.isfinite(mean) else None for mean in means],
+                      dict(self.relocator.allocator.diagnostics), self.criterion.num_dropped)
 
     # Moving
 
@@ -332,8 +337,9 @@ class RelocationSession:
     # Checkpoints
 
     def state_dict(self) -> dict:
-        """dict: All that decides from here on, as plain tensors and Python types, as large after many periods as after
-        one. Of several ranks, rank 0's after ``gather()`` is that of all.
+        """dict: All that decides from here on, as plain tensors and Python types.
+
+        It is as large after many periods as after one. Of several ranks, rank 0's after ``gather()`` is that of all.
         """
         return dict(
             version=VERSION,
@@ -373,7 +379,7 @@ class RelocationSession:
             self.criterion.reset()
             self.loss.reset()
 
-    def _types(self) -> Dict[str, str]:
+    def _types(self) -> dict[str, str]:
         pruner = self.relocator.pruner
         return dict(pruner=type(pruner).__name__, allocator=type(self.relocator.allocator).__name__,
                     criterion=pruner.criterion)

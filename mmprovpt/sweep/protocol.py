@@ -1,8 +1,9 @@
 """Which runs a sweep consists of, which of them wins, and what is kept of it."""
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.config import Config
@@ -47,10 +48,11 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Of its folder."""
         return self.folder.name
 
 
-def read_task(path: str, options: Optional[dict] = None, task: Optional[str] = None) -> Config:
+def read_task(path: str, options: dict | None = None, task: str | None = None) -> Config:
     """The config of a sweep, with overrides.
 
     Args:
@@ -79,7 +81,7 @@ def read_task(path: str, options: Optional[dict] = None, task: Optional[str] = N
 
 
 @contextmanager
-def _environment(name: str, value: Optional[str]) -> Iterator[None]:
+def _environment(name: str, value: str | None) -> Iterator[None]:
     """An environment variable with another value for a while; None changes nothing."""
     before = os.environ.get(name)
     if value is not None:
@@ -98,7 +100,7 @@ def folder_name(path: str, task: Config) -> str:
     return '_'.join([Path(path).stem, *([task.task] if task.get('task') else [])])
 
 
-def phase_options(task: Config, phase: str, options: Optional[dict] = None) -> dict:
+def phase_options(task: Config, phase: str, options: dict | None = None) -> dict:
     """Overrides of a phase's data: those of a known data set, and over them the user's.
 
     Args:
@@ -112,14 +114,14 @@ def phase_options(task: Config, phase: str, options: Optional[dict] = None) -> d
     return dict(found, **(options or {}))
 
 
-def splits_of(task: Config, phase: str) -> Tuple[str, ...]:
+def splits_of(task: Config, phase: str) -> tuple[str, ...]:
     """Splits of training and evaluation, if the data set is a known one."""
     dataset = type_name(task.train_dataloader.dataset)
     return SPLITS.get(dataset, {}).get(phase, ())
 
 
 def search_trials(task: Config, folder: Path, base_lrs: Sequence[float] = BASE_LRS,
-                  weight_decays: Sequence[float] = WEIGHT_DECAYS, options: Optional[dict] = None) -> List[Trial]:
+                  weight_decays: Sequence[float] = WEIGHT_DECAYS, options: dict | None = None) -> list[Trial]:
     """The grid.
 
     Raises:
@@ -134,7 +136,7 @@ def search_trials(task: Config, folder: Path, base_lrs: Sequence[float] = BASE_L
 
 
 def final_trials(task: Config, folder: Path, base_lr: float, weight_decay: float, seeds: int,
-                 options: Optional[dict] = None) -> List[Trial]:
+                 options: dict | None = None) -> list[Trial]:
     """The winner with the seeds 0, 1, ….
 
     Raises:
@@ -147,7 +149,7 @@ def final_trials(task: Config, folder: Path, base_lr: float, weight_decay: float
 
 
 def _trial(task: Config, folder: Path, phase: str, base_lr: float, weight_decay: float, seed: int,
-           options: Optional[dict]) -> Trial:
+           options: dict | None) -> Trial:
     cfg = Config(task.to_dict())
     cfg.merge_from_dict(phase_options(task, phase, options))
     cfg.optim_wrapper.optimizer.lr = base_lr * cfg.train_dataloader.batch_size / 256
@@ -166,7 +168,7 @@ def _trial(task: Config, folder: Path, phase: str, base_lr: float, weight_decay:
     return Trial(folder, phase, base_lr, weight_decay, cfg)
 
 
-def own_rates(task: Config) -> Tuple[float, float]:
+def own_rates(task: Config) -> tuple[float, float]:
     """The config's own learning rate at 256 images, and its weight decay.
 
     Raises:
@@ -220,7 +222,7 @@ def choose_winner(trials: Sequence[Trial]) -> Trial:
     return min(done, key=lambda pair: (-pair[1]['score'], pair[0].base_lr, pair[0].weight_decay))[0]
 
 
-def _finished(trials: Sequence[Trial]) -> List[Tuple[Trial, dict]]:
+def _finished(trials: Sequence[Trial]) -> list[tuple[Trial, dict]]:
     found = [(trial, read_result(trial.folder)) for trial in trials]
     return [(trial, result) for trial, result in found if result and result.get('error') is None]
 

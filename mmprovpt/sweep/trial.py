@@ -5,8 +5,8 @@ import os
 import time
 import traceback
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -21,7 +21,7 @@ RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
 CHECK_INTERVAL = 10  # iterations between looks at the loss, which wait for the device
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss or the weights are no longer finite: the trial is over, and would end so again."""
 
 
@@ -34,7 +34,7 @@ class _History(Hook):
 
     def __init__(self, folder: Path, metric: str, report: Callable[[dict], None]):
         self._path, self._metric, self._report = folder / HISTORY, metric, report
-        self.rows: List[dict] = []
+        self.rows: list[dict] = []
 
     def before_train(self, runner):
         # What was validated after the checkpoint that the run goes on from comes again.
@@ -45,7 +45,7 @@ class _History(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.every_n_train_iters(runner, CHECK_INTERVAL) and not torch.isfinite(torch.as_tensor(outputs['loss'])):
-            raise Diverged(f'the loss of iteration {runner.iter + 1} is {float(outputs["loss"])}')
+            raise DivergedError(f'the loss of iteration {runner.iter + 1} is {float(outputs["loss"])}')
 
     def after_val_epoch(self, runner, metrics=None):
         score_of(metrics, self._metric)
@@ -87,7 +87,7 @@ def run_trial(folder: Path, phase: str, metric: str,
     history = _History(folder, metric, report)
     try:
         result = _train(folder, phase, metric, history)
-    except Diverged as error:
+    except DivergedError as error:
         result = dict(score=None, error=f'diverged: {error}')
     result.update(history=history.rows, seconds=round(time.time() - start, 1))
     if phase == 'search':  # only numbers of it are wanted
@@ -108,7 +108,7 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
     runner.register_hook(history)
     runner.train()
     if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters() if parameter.requires_grad):
-        raise Diverged('weights are not finite after training')
+        raise DivergedError('weights are not finite after training')
     if phase == 'final':
         metrics = plain(runner.test())
     else:
@@ -116,7 +116,8 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
-    allocator = next((hook.session.relocator.allocator for hook in runner.hooks if getattr(hook, 'session', None)), None)
+    sessions = [hook.session for hook in runner.hooks if getattr(hook, 'session', None)]
+    allocator = sessions[0].relocator.allocator if sessions else None
     prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
     return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
                 distribution=prompts[0].distribution.tolist() if prompts else None)
@@ -127,12 +128,12 @@ def score_of(metrics: dict, metric: str) -> float:
 
     Raises:
         ConfigError: There is none of that name.
-        Diverged: It is not finite.
+        DivergedError: It is not finite.
     """
     if metric not in (metrics or {}):
         raise ConfigError(f'no metric {metric!r}; the evaluation gives {sorted(metrics or {})}: name one with --metric')
     if not math.isfinite(metrics[metric]):
-        raise Diverged(f'{metric} is {metrics[metric]}')
+        raise DivergedError(f'{metric} is {metrics[metric]}')
     return float(metrics[metric])
 
 
@@ -142,7 +143,7 @@ def plain(metrics: dict) -> dict:
             getattr(value, 'size', None) == 1}
 
 
-def last_checkpoint(folder: Path) -> Optional[Path]:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. torch writes zip archives, whose directory comes last: one cut off is none."""
     whole = [path for path in Path(folder).glob('*.pth') if zipfile.is_zipfile(path)]
     return max(whole, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -153,7 +154,8 @@ def give_up(folder: Path, reason: str) -> None:
     _write(Path(folder) / RESULT, dict(score=None, error=reason, history=_read_lines(Path(folder) / HISTORY)))
 
 
-def read_result(folder: Path) -> Optional[dict]:
+def read_result(folder: Path) -> dict | None:
+    """What a finished trial came to; None of one that is not."""
     path = Path(folder) / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -172,7 +174,7 @@ def state_of(folder: Path) -> str:
     return 'not finished' if last_checkpoint(folder) else 'not begun'
 
 
-def _read_lines(path: Path) -> List[dict]:
+def _read_lines(path: Path) -> list[dict]:
     """Whole lines of a JSON-lines file: a kill cuts off the last."""
     text = path.read_text() if path.exists() else ''
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]

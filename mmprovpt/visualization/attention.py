@@ -1,5 +1,6 @@
 """What a prompted backbone's attention looks at: the weights of tokens and prompts, block by block."""
-from typing import Callable, List, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,8 @@ class AttentionMaps(NamedTuple):
         prompts: Per block (n,) weight of each prompt, in the order of their numbers.
         patches: Per block (h, w) weight of each patch in the class token's attention, or empty without one.
     """
-    prompts: List[Tensor]
-    patches: List[Tensor]
+    prompts: list[Tensor]
+    patches: list[Tensor]
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """What an image's queries look at, as one figure."""
 import math
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from .relocation import save
 MAPS_PER_ROW = 6
 
 
-def plot_attention(maps: AttentionMaps, image: np.ndarray, path: Union[str, Path], title: str = '') -> Path:
+def plot_attention(maps: AttentionMaps, image: np.ndarray, path: str | Path, title: str = '') -> Path:
     """Draw the weight of prompts in each block, and for each block which patches are looked at (PRO-VPT Fig. 7 and ix).
 
     Each map has its own scale, from its least (dark) to its largest weight (bright); its title says how much of the

@@ -1,7 +1,7 @@
 """The relocations of one or several runs as one figure."""
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Sequence, Union
 
 import numpy as np
 from matplotlib import colormaps
@@ -24,7 +24,7 @@ CURVE_HEIGHT = 1.5  # inch
 COLOURS = colormaps['RdBu_r'].with_extremes(bad='0.85')
 
 
-def plot_relocation(runs: Sequence[Run], path: Union[str, Path]) -> Path:
+def plot_relocation(runs: Sequence[Run], path: str | Path) -> Path:
     """Draw runs side by side as a PNG.
 
     From top to bottom, each over the periods: prompts per block (PRO-VPT Fig. 5; white is the initial mean, red more
@@ -81,7 +81,7 @@ class _Map:
         self.colours = colours
 
     def data(self, run: Run) -> np.ndarray:
-        """(L, columns)"""
+        """(L, columns)."""
         return getattr(run, self.field)
 
     def draw_row(self, figure: Figure, row: Sequence[Axes], runs: Sequence[Run]) -> None:
@@ -106,7 +106,7 @@ class _Map:
                                       format=None if self.field == 'counts' else '%.2g')
                 bar.minorticks_off()
 
-    def _norms(self, runs: Sequence[Run]) -> List[TwoSlopeNorm]:
+    def _norms(self, runs: Sequence[Run]) -> list[TwoSlopeNorm]:
         if self.field == 'counts':
             if len({run.counts[:, 0].sum() for run in runs}) == 1:
                 return [_counts_norm([run.counts for run in runs])] * len(runs)
@@ -133,7 +133,7 @@ class _Curve:
         self.smooth = smooth
 
     def data(self, run: Run) -> np.ndarray:
-        """(P,)"""
+        """(P,)."""
         return getattr(run, self.field)
 
     def draw_row(self, figure: Figure, row: Sequence[Axes], runs: Sequence[Run]) -> None:
@@ -181,7 +181,7 @@ def _integers(most: int) -> MaxNLocator:
     return MaxNLocator(nbins=most, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def _halves(norm: TwoSlopeNorm) -> List[float]:
+def _halves(norm: TwoSlopeNorm) -> list[float]:
     return [norm.vmin, norm.vmin / 2, 0, norm.vmax / 2, norm.vmax]
 
 

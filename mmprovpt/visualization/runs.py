@@ -1,8 +1,9 @@
 """What is drawn of a run with relocation, from its log."""
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,10 +35,10 @@ class Run(NamedTuple):
     idleness: np.ndarray
     rewards: np.ndarray
     entropy: np.ndarray
-    warning: Optional[str] = None
+    warning: str | None = None
 
 
-def run_of(initial: Sequence[int], rows: Sequence[dict], name: str = '', warning: Optional[str] = None) -> Run:
+def run_of(initial: Sequence[int], rows: Sequence[dict], name: str = '', warning: str | None = None) -> Run:
     """A run from the rows of its log.
 
     Args:
@@ -61,7 +62,7 @@ def run_of(initial: Sequence[int], rows: Sequence[dict], name: str = '', warning
         _floats([row.get('entropy') for row in rows], (len(rows), )), warning)
 
 
-def read_log(path: Union[str, Path], name: Optional[str] = None) -> Run:
+def read_log(path: str | Path, name: str | None = None) -> Run:
     """A run from its ``relocations.jsonl``.
 
     A last line that was cut off (whoever wrote it was killed) is left out, and the warning says so.
@@ -96,7 +97,7 @@ def read_log(path: Union[str, Path], name: Optional[str] = None) -> Run:
     return run_of(_initial(rows), rows, str(path) if name is None else name, warning)
 
 
-def _check(row, rows: List[dict], path: Path, number: int) -> None:
+def _check(row, rows: list[dict], path: Path, number: int) -> None:
     missing = [key for key in _KEYS if not isinstance(row, dict) or key not in row]
     if not isinstance(row, dict) or not {'reward', 'previous_reward'} & set(row):
         missing.append('previous_reward')
@@ -107,7 +108,7 @@ def _check(row, rows: List[dict], path: Path, number: int) -> None:
                        f'{len(rows[0]["distribution"])}: were the logs of two runs joined?')
 
 
-def _initial(rows: Sequence[dict]) -> List[int]:
+def _initial(rows: Sequence[dict]) -> list[int]:
     """The distribution before the relocations of the first period (the log does not hold it)."""
     first = [row for row in rows if row['period'] == rows[0]['period']]
     came, left = (Counter(row[key] for row in first) for key in ('to', 'from'))

@@ -19,7 +19,8 @@ def vit():
      "type='StaticPrompt' is unknown; known are StaticPrompts, AdaptivePrompts, ShallowPrompts"),
     (dict(num_tokens=1), r"must be a dict such as dict\(type='StaticPrompts'\)"),
     (dict(type='StaticPrompts'), 'num_tokens is missing'),
-    (dict(type='StaticPrompts', num_token=1), 'StaticPrompts has no argument num_token; known are num_tokens, dropout, cross_stage'),
+    (dict(type='StaticPrompts', num_token=1),
+     'StaticPrompts has no argument num_token; known are num_tokens, dropout, cross_stage'),
     (dict(type='StaticPrompts', num_tokens=1, widths=[1]), 'StaticPrompts has no argument widths; known are'),
     (dict(type='StaticPrompts', num_tokens=[1, 2, 3]), 'has 3 entries, but the backbone has 2 blocks'),
 ])
@@ -48,7 +49,8 @@ def test_twice(vit):
     ('mmdet', dict(type='ResNet', depth=18), 'has no attention at all'),
     ('mmpretrain', dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=8), 'WindowMSAV2'),
     ('mmpretrain', dict(type='BEiTViT', arch='deit-tiny'), 'BEiTAttention'),
-    ('mmpretrain', dict(type='DeiT3', arch='small'), 'in a block mmpretrain.models.backbones.deit3.DeiT3TransformerEncoderLayer, which is not known'),
+    ('mmpretrain', dict(type='DeiT3', arch='small'),
+     'in a block mmpretrain.models.backbones.deit3.DeiT3TransformerEncoderLayer, which is not known'),
 ])
 def test_unsupported_backbone_is_named(scope, cfg, message):
     with DefaultScope.overwrite_default_scope(scope):

@@ -151,7 +151,8 @@ def by_loading_with_assignment(backbone, other):
     backbone.load_state_dict(copy.deepcopy(other.state_dict()), assign=True)
 
 
-@pytest.mark.parametrize('write', [by_copy, by_data_copy, by_item, by_assignment, by_loading, by_loading_with_assignment])
+@pytest.mark.parametrize(
+    'write', [by_copy, by_data_copy, by_item, by_assignment, by_loading, by_loading_with_assignment])
 @pytest.mark.parametrize('form', ['static', 'adaptive'])
 @torch.no_grad()
 def test_owners_are_what_the_buffer_says(case, form, write):
@@ -217,7 +218,7 @@ def test_frozen_weights_of_lower_precision(case, kind, dtype):
     for name, child in backbone.named_children():
         if name != 'prompts':
             child.to(dtype)
-    for name, parameter in backbone.named_parameters(recurse=False):
+    for parameter in backbone.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     value = loss(backbone, images(case).to(dtype))
     value.backward()

@@ -54,7 +54,7 @@ def test_features_only(cfg, kind):
     x = torch.randn(2, 3, cfg['img_size'], cfg['img_size'])
     expected = whole.forward_intermediates(x, intermediates_only=True)
     for ours, theirs in zip(features(x), expected, strict=True):
-        ours = ours if cfg is VIT else ours.permute(0, 3, 1, 2)  # a fact of timm: its Swin's features have channels last
+        ours = ours if cfg is VIT else ours.permute(0, 3, 1, 2)  # timm's Swin gives features with channels last
         torch.testing.assert_close(ours, theirs)
 
 

@@ -155,14 +155,27 @@ def test_update_equals_a_slow_one(horizon, entropy_coef, lr_scale):
 
 
 def test_diagnostics_by_hand():
-    allocator = PPOAllocator(3, horizon=2, epochs=1, clip=0.2)
-    allocator._diagnose(torch.tensor([1.1, 0.5]), torch.tensor(1.0),
-                        values=torch.tensor([1.0, 2.0]), returns=torch.tensor([1.0, 3.0]))
-    kl = ((1.1 - 1 - math.log(1.1)) + (0.5 - 1 - math.log(0.5))) / 2
-    assert allocator.diagnostics['approx_kl'] == pytest.approx(kl)
-    assert allocator.diagnostics['clip_fraction'] == 0.5
-    # weights 0.9 and 1: returns 1, 3 vary four times as much as errors 0, 1
-    assert allocator.diagnostics['explained_variance'] == pytest.approx(0.75)
+    """How far an update has moved the policy, and how well the critic before it knew the returns."""
+    allocator = PPOAllocator(3, horizon=2, epochs=2, gamma=0., clip=0.2, lr_actor=0.003, seed=1)
+    with torch.no_grad():
+        allocator.critic[-1].weight.mul_(100)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.stack([random_state(generator, 3) for _ in range(3)])
+    before, values = allocator.logits(states[:2]).log_softmax(-1).tolist(), allocator.critic(states[:2]).tolist()
+    actions = []
+    for state, following, reward in zip(states, states[1:], (1., 3.)):
+        actions.append(allocator.act(state))
+        allocator.observe(reward, following)
+    after, found = allocator.logits(states[:2]).log_softmax(-1).tolist(), allocator.diagnostics
+    ratios = [math.exp(new[action] - old[action]) for new, old, action in zip(after, before, actions)]
+    assert found['approx_kl'] == pytest.approx(sum(ratio - 1 - math.log(ratio) for ratio in ratios) / 2, rel=1e-3)
+    assert found['clip_fraction'] == sum(abs(ratio - 1) > 0.2 for ratio in ratios) / 2 == 0.5
+    assert found['update_entropy'] == pytest.approx(-sum(math.exp(x) * x for row in after for x in row) / 2)
+    # The variance of two numbers, whatever their weights, goes as the square of their difference.
+    returns = [allocator.rewards.normalise(reward) for reward in (1., 3.)]
+    errors = [target - value for target, (value, ) in zip(returns, values)]
+    unexplained = (errors[0] - errors[1])**2 / (returns[0] - returns[1])**2
+    assert 0.1 < unexplained < 10 and found['explained_variance'] == pytest.approx(1 - unexplained, rel=1e-4)
 
 
 def test_running_moments_are_weighted_moments():

@@ -18,7 +18,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
-from mmprovpt.relocation import ALLOCATORS, Allocator, RelocationSession, true_idleness
+from mmprovpt.relocation import ALLOCATORS, CRITERIA, Allocator, RelocationSession, true_idleness
 
 ANY = dict(pruner=dict(type='RandomPruner', criterion='taylor'), allocator=dict(type='UniformAllocator'))
 IDLEST = dict(pruner=dict(type='IdlenessPruner', criterion='taylor'), allocator=dict(type='PPOAllocator'))
@@ -314,13 +314,19 @@ def test_state_does_not_grow():
     assert loop.session.period == 200 and abs(sizes[1] - sizes[0]) < 100, sizes
 
 
-def test_close_leaves_the_prompts_as_they_were():
-    loop = Loop(**IDLEST)
+@pytest.mark.parametrize('criterion', CRITERIA)
+def test_close_leaves_the_prompts_as_they_were(criterion):
+    loop = Loop(pruner=dict(type='IdlenessPruner', criterion=criterion), allocator=dict(type='PPOAllocator'))
     loop.session.close()
+    assert loop.model.prompts.probe is None
+    loop.session.begin_iteration()
     loss = loop.model(*loop.batch(), mode='loss')['loss']
     loss.backward()  # nobody measures it
-    assert not loop.session.criterion.sums.any()
-    assert not loop.model.prompts.tokens._backward_hooks
+    with pytest.raises(RuntimeError, match='no prompt has got a gradient'):
+        loop.session.end_iteration(loss)
+    loop.session.criterion.update(loss)
+    idleness, _, iterations = loop.session.criterion.compute()
+    assert iterations == 1 and idleness.count_nonzero() == 0
 
 
 # Several processes, without MMEngine

@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mmprovpt.visualization import LogError, plot_relocation, read_log, run_of
-from mmprovpt.visualization.relocation import _counts_norm, running_mean
+from mmprovpt.visualization.relocation import PANELS, running_mean
 
 
 def walk(num_blocks, per_block, periods, full=True):
@@ -67,11 +68,19 @@ def test_nothing_known_is_not_drawn():
     assert np.isnan(run.idleness).all() and np.isnan(run.rewards).all() and run.counts.sum() == 0
 
 
-def test_colours_are_centred_and_never_below_zero():
-    norm = _counts_norm([np.array([[5, 3], [5, 7]])])
-    assert (norm.vmin, norm.vcenter, norm.vmax) == (3, 5, 7)
-    norm = _counts_norm([np.array([[5, 3], [5, 7]]), np.array([[5, 0], [5, 40]])])
-    assert (norm.vmin, norm.vcenter, norm.vmax) == (0, 5, 40)
+@pytest.mark.parametrize('counts, expected', [
+    ([([5, 5], [3, 7])], [(3, 5, 7)]),
+    ([([5, 5], [3, 7]), ([5, 5], [0, 40])], [(0, 5, 40)] * 2),
+    ([([5, 5], [3, 7]), ([1, 1], [1, 1])], [(3, 5, 7), (0, 1, 2)]),
+])
+def test_colours_are_centred_and_never_below_zero(counts, expected):
+    """Runs that start from the same number of prompts share them."""
+    runs = [run_of(initial, [dict(period=1, reward=None, distribution=after)]) for initial, after in counts]
+    figure = Figure()
+    row = figure.subplots(1, len(runs), squeeze=False)[0]
+    PANELS[0].draw_row(figure, row, runs)
+    norms = [axes.images[0].norm for axes in row]
+    assert [(norm.vmin, norm.vcenter, norm.vmax) for norm in norms] == expected
 
 
 def test_running_mean_skips_what_is_not_known():
