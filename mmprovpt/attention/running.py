@@ -87,7 +87,7 @@ def current(prompts: nn.Module) -> Forward | None:
 
 
 @uncompiled
-def enter(prompts: nn.Module, forward: Callable, args: tuple, kwargs: dict):
+def enter(prompts: Any, forward: Callable, args: tuple, kwargs: dict):
     """Call ``forward`` within a record of its own, or within that of the entry around it."""
     outer = getattr(_here, 'record', None)
     _here.record = current(prompts) or Forward(
