@@ -8,6 +8,7 @@ is not 0 if one of them failed. PyTorch's synchronisation check raises wherever 
 import copy
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import timm
@@ -62,7 +63,8 @@ def without_waiting(call):
     try:
         return call(), None
     except RuntimeError as error:
-        return None, str(error).splitlines()[0]
+        places = [f'{Path(frame.filename).name}:{frame.lineno}' for frame in traceback.extract_tb(error.__traceback__)]
+        return None, f'{str(error).splitlines()[0]}: {" < ".join(places[:-4:-1])}'
     finally:
         torch.cuda.set_sync_debug_mode('default')
 

@@ -165,12 +165,11 @@ class Criterion:
             score = self._linear / self._scale - self._quadratic / 2 / self._scale / self._scale
             squares = self._squares / self._scale / self._scale
             sample = torch.cat([score, squares, loss, one, one, zero])
-        dropped = torch.zeros_like(sample)
-        dropped[-1] = 1
+        # No number of the host is written into these tensors: that would wait for the device.
+        dropped = torch.cat([torch.zeros_like(sample[:-1]), one])
         # where() and not a product: NaN * 0 is NaN.
-        sample = torch.where(torch.isfinite(sample).all(), sample, dropped)
-        sample[:-3] += torch.where(torch.isfinite(loss), 0., float('nan'))
-        self.sums += sample
+        self.sums += torch.where(torch.isfinite(sample).all(), sample, dropped)
+        self.sums[:-3] += loss - loss  # 0, or NaN
         self.scoring = self._is_open = False
 
     # Periods
