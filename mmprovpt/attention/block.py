@@ -40,7 +40,8 @@ class PromptedBlock:
             given = Given(prompts.owners()[number], None, None)
         else:
             given = Given(record.owners[number], record.grid, record.kept)
-            if record.wants_grad and not torch.is_grad_enabled() and not x.requires_grad:
+            in_vain = record.wants_grad and not torch.is_grad_enabled() and not x.requires_grad
+            if in_vain and given.owned.shape[0] > 0:
                 raise RuntimeError(
                     f'The backbone was entered with gradients on, but block {number} runs with them off and its input '
                     'needs none, so that its prompts would get no gradient: re-entrant checkpointing does that. Use '

@@ -109,6 +109,27 @@ def test_reentrant_checkpointing_of_frozen_blocks_is_refused_in_the_first_forwar
         backbone(images(case))
 
 
+@pytest.mark.parametrize('name', ['mmpretrain-vit', 'mmdet-swin'])
+def test_blocks_without_prompts_may_run_without_gradients(name):
+    """As somebody does to save memory in the first blocks, where all prompts are in the last."""
+    case = CASES[name]
+    backbone = build(case, dict(num_tokens=[0] * (case.depth - 1) + [2])).train()
+    expected = gradient(backbone, images(case))
+    blocks(backbone)[0].forward = torch.no_grad()(blocks(backbone)[0].forward)
+    torch.testing.assert_close(gradient(backbone, images(case)), expected)
+    backbone.prompts.relocate(0, 0)
+    with pytest.raises(RuntimeError, match='block 0 runs with them off'):
+        backbone(images(case))
+
+
+def gradient(backbone, x):
+    """Of its prompts."""
+    backbone.prompts.zero_grad()
+    torch.manual_seed(0)
+    loss(backbone, x).backward()
+    return backbone.prompts.tokens.grad.clone()
+
+
 @pytest.mark.filterwarnings('ignore:.*use_reentrant', 'ignore:None of the inputs')
 def test_reentrant_checkpointing_of_the_whole_backbone(case, kind):
     backbone = build(case, dict(kind, num_tokens=3, dropout=0.)).train()
