@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import miniature
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,7 +12,6 @@ from test_configs import differences
 
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_runner
-from mmprovpt.datasets import build_miniature, miniature
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -25,7 +25,7 @@ NAMES = ('mask_rcnn_swin_mini', 'setr_pup_vit_mini', 'swin_mini')
 def root(tmp_path_factory):
     """A directory with the data where the configs look for it: an image of each split, eight digits."""
     root = tmp_path_factory.mktemp('demos')
-    build_miniature(root / 'data/miniature', num_train=1, num_val=1)
+    miniature.build_miniature(root / 'data/miniature', num_train=1, num_val=1)
     return root
 
 
