@@ -110,3 +110,15 @@ def test_one_iteration(name, root, tmp_path, monkeypatch):
     metric = dict(zip(NAMES, ('coco/segm_mAP', 'mIoU', 'accuracy/top1')))[name]
     score, = [row[metric] for row in scores if metric in row]
     assert 0 <= score <= 100
+
+
+@pytest.mark.parametrize('model', ['swin', 'vit'])
+def test_pretraining_writes_what_the_demos_load(model, call, tmp_path, capsys):
+    out = tmp_path / 'x.pth'
+    call('pretrain_miniature', model, '--iters', '1', '--batch-size', '1', '--out', out)
+    assert f'{out}: ' in capsys.readouterr().out
+    shipped, written = (torch.load(path, weights_only=True) for path in (DEMO / f'{model}_mini_digits.pth', out))
+    assert written['meta']['iters'] == 1
+    for key, value in shipped['state_dict'].items():
+        assert written['state_dict'][key].shape == value.shape and written['state_dict'][key].dtype == value.dtype, key
+    assert len(written['state_dict']) == len(shipped['state_dict'])
