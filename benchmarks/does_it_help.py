@@ -16,7 +16,7 @@ import torch
 from fashion_task import Classifier, add_options, load, optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmprovpt.datasets.miniature_vtab import TASKS
+from mmprovpt.datasets.miniature_tasks import TASKS
 from mmprovpt.relocation import RelocationSession, true_idleness
 
 DECAY = 0.95  # per iteration, of the averaged parameters that are tested

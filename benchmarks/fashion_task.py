@@ -4,6 +4,8 @@ Data: Debian's package dataset-fashion-mnist (or the same four .gz files elsewhe
 for timm's ``vit_small_patch14_dinov2`` (``--weights``), such as timm downloads.
 """
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -12,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprovpt import inject_prompts
-from mmprovpt.datasets.miniature_vtab import draw, load_articles
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools/dataset_converters'))  # its images are drawn there
+from draw_miniature import draw, load_articles  # noqa: E402
 
 SIZE = 42
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +36,7 @@ def load(folder: str, split: str, count: int, seed: int = 0, task: str = 'catego
         split: 'train' or 'test'.
         count: A multiple of 10.
         seed: Of the choice.
-        task: Of ``mmprovpt.datasets.miniature_vtab``; 'category' is taken from the files as it is.
+        task: Of ``mmprovpt.datasets.miniature_tasks``; 'category' is taken from the files as it is.
     """
     if task != 'category':
         images, labels = zip(*(draw(task, split, number, folder, seed) for number in range(count)))

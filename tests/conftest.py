@@ -26,6 +26,7 @@ def call(monkeypatch):
         path = Path(__file__).parents[1] / 'tools' / f'{tool}.py'
         spec = importlib.util.spec_from_file_location(f'tools_{path.stem}', path)
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.syspath_prepend(path.parent)  # as Python does, for the modules beside it
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, 'argv', [path.stem, *map(str, args)])
         module.main()

@@ -9,9 +9,9 @@ from dense_task import upstream_of
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, load_checkpoint
 from test_configs import ALL, BASELINES, build, config, small_backbone
+from write_vtab1k import write_task
 
 from mmprovpt.cli.preflight import check_files
-from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.errors import ConfigError
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import count_config, count_trainable
-from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
+from mmprovpt.datasets.miniature_tasks import TASKS as MINIATURE
 from mmprovpt.relocation import PPOAllocator, ThompsonAllocator
 
 ROOT = Path(__file__).parents[1]

@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import miniature
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,7 +12,6 @@ from test_configs import differences
 
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_runner
-from mmprovpt.datasets import build_miniature, miniature
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -25,7 +25,7 @@ NAMES = ('mask_rcnn_swin_mini', 'setr_pup_vit_mini', 'swin_mini')
 def root(tmp_path_factory):
     """A directory with the data where the configs look for it: an image of each split, eight digits."""
     root = tmp_path_factory.mktemp('demos')
-    build_miniature(root / 'data/miniature', num_train=1, num_val=1)
+    miniature.build_miniature(root / 'data/miniature', num_train=1, num_val=1)
     return root
 
 
@@ -110,3 +110,15 @@ def test_one_iteration(name, root, tmp_path, monkeypatch):
     metric = dict(zip(NAMES, ('coco/segm_mAP', 'mIoU', 'accuracy/top1')))[name]
     score, = [row[metric] for row in scores if metric in row]
     assert 0 <= score <= 100
+
+
+@pytest.mark.parametrize('model', ['swin', 'vit'])
+def test_pretraining_writes_what_the_demos_load(model, call, tmp_path, capsys):
+    out = tmp_path / 'x.pth'
+    call('pretrain_miniature', model, '--iters', '1', '--batch-size', '1', '--out', out)
+    assert f'{out}: ' in capsys.readouterr().out
+    shipped, written = (torch.load(path, weights_only=True) for path in (DEMO / f'{model}_mini_digits.pth', out))
+    assert written['meta']['iters'] == 1
+    for key, value in shipped['state_dict'].items():
+        assert written['state_dict'][key].shape == value.shape and written['state_dict'][key].dtype == value.dtype, key
+    assert len(written['state_dict']) == len(shipped['state_dict'])

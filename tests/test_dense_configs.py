@@ -5,6 +5,7 @@ import published
 import pytest
 import timm
 import torch
+from convert_weights import convert
 from dense_task import ROOT, build, config, parse, small_setr
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -12,7 +13,6 @@ from mmengine.utils import get_installed_path
 from test_configs import POLICY, differences
 from timm.models import load_checkpoint
 
-from mmprovpt.cli.convert_weights import convert
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import count_config
 from mmprovpt.cli.preflight import check_files

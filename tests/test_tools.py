@@ -57,6 +57,15 @@ def test_help(tool, call, capsys):
         assert option in text
 
 
+@pytest.mark.parametrize('tool, option', [
+    ('dataset_converters/miniature_coco', '--num-train'), ('dataset_converters/miniature_vtab', '--fashion-mnist'),
+    ('dataset_converters/vtab1k', '--tfds-dir'), ('model_converters/to_mmpretrain', '--img-size')])
+def test_converters_find_the_modules_beside_them(tool, option, tmp_path):
+    """From any directory; in this process pytest's paths would find them, too."""
+    result = run(tmp_path, sys.executable, ROOT / f'tools/{tool}.py', '--help')
+    assert result.returncode == 0 and option in result.stdout, result.stderr
+
+
 def test_two_processes_then_resume_then_test(toy, call):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))

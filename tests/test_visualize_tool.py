@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from miniature import build_miniature
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -11,7 +12,6 @@ from PIL import Image
 
 from mmprovpt import tuned_state_dict
 from mmprovpt.cli.runner import sync_bn_to_bn
-from mmprovpt.datasets import build_miniature
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from dataset_converters.miniature import CLASSES, compose_scene
 from mmdet.models.backbones import SwinTransformer
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import build_2d_sincos_position_embedding
 from torchvision.ops import masks_to_boxes, roi_align
 
-from mmprovpt.datasets.miniature import CLASSES, compose_scene
 from mmprovpt.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent

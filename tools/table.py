@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
-from mmprovpt.datasets.miniature_vtab import TASKS as MINIATURE
+from mmprovpt.datasets.miniature_tasks import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS
 from mmprovpt.errors import ConfigError
 

@@ -52,9 +52,8 @@ def check_files(cfg, phases=('train', 'val')) -> None:
 def _named_files(cfg, phases):
     """Yield (config key, its value, the path meant, the check for it)."""
     for phase in phases:
-        loader = cfg.get(f'{phase}_dataloader')
-        if loader:
-            yield from _dataset_files(loader.get('dataset'), f'{phase}_dataloader.dataset')
+        for key, dataset in _datasets(cfg, phase):
+            yield from _dataset_files(dataset, key)
         evaluators = cfg.get(f'{phase}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             if _is_local(evaluator.get('ann_file')):
@@ -66,12 +65,19 @@ def _named_files(cfg, phases):
         yield from _weight_files(cfg.get('model'), 'model')
 
 
+def _datasets(cfg, phase):
+    """Yield (config key, data set) for the data sets of a phase, those in wrappers before the wrapper."""
+    def walk(dataset, key):
+        if isinstance(dataset, dict):
+            yield from walk(dataset.get('dataset'), f'{key}.dataset')
+            for i, inner in enumerate(dataset.get('datasets') or []):
+                yield from walk(inner, f'{key}.datasets.{i}')
+            yield key, dataset
+
+    return walk((cfg.get(f'{phase}_dataloader') or {}).get('dataset'), f'{phase}_dataloader.dataset')
+
+
 def _dataset_files(dataset, key):
-    if not isinstance(dataset, dict):
-        return
-    yield from _dataset_files(dataset.get('dataset'), f'{key}.dataset')
-    for i, inner in enumerate(dataset.get('datasets') or []):
-        yield from _dataset_files(inner, f'{key}.datasets.{i}')
     if type_name(dataset) in _TASK_DATASETS:
         yield from _task_files(dataset, key)
         return
@@ -114,8 +120,9 @@ def _task_files(dataset, key):
 def _task_mistakes(cfg, phases):
     """Yield a line for each task that is not known, and each number of classes in the model that is not the task's."""
     for phase in phases:
-        for key, dataset in _task_datasets((cfg.get(f'{phase}_dataloader') or {}).get('dataset'),
-                                           f'{phase}_dataloader.dataset'):
+        for key, dataset in _datasets(cfg, phase):
+            if type_name(dataset) not in _TASK_DATASETS:
+                continue
             try:
                 num_classes = _find_task(dataset)[1]
             except ConfigError as error:
@@ -129,17 +136,6 @@ def _task_mistakes(cfg, phases):
                 if given not in (None, num_classes):
                     yield (f'{place}.num_classes = {given!r}: {key}.task = {dataset.get("task")!r} has {num_classes} '
                            f'classes; set it with --cfg-options {place}.num_classes={num_classes}')
-
-
-def _task_datasets(dataset, key):
-    """Yield (config key, data set) for the data sets of this package, wherever they are nested."""
-    if not isinstance(dataset, dict):
-        return
-    if type_name(dataset) in _TASK_DATASETS:
-        yield key, dataset
-    yield from _task_datasets(dataset.get('dataset'), f'{key}.dataset')
-    for i, inner in enumerate(dataset.get('datasets') or []):
-        yield from _task_datasets(inner, f'{key}.datasets.{i}')
 
 
 def _find_task(dataset):

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from write_vtab1k import write_task
 
 from mmprovpt.datasets import image_lists, vtab1k_tasks
 from mmprovpt.datasets.image_lists import find_image_damage
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, GROUPS, TASKS, find_num_classes
-from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.errors import ConfigError
 
 pytest.importorskip('mmpretrain')

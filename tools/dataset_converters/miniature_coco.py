@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mmprovpt.datasets import build_miniature
+from miniature import build_miniature
 
 
 def show_progress(done, total):

@@ -9,9 +9,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from draw_miniature import SPLITS, draw, num_images
+from write_vtab1k import WRITTEN, show_progress, write_task
+
 from mmprovpt.cli.user_errors import user_errors
-from mmprovpt.datasets.miniature_vtab import SPLITS, TASKS, draw, num_images
-from mmprovpt.datasets.write_vtab1k import WRITTEN, show_progress, write_task
+from mmprovpt.datasets.miniature_tasks import TASKS
 from mmprovpt.errors import ConfigError
 
 # Split of VTAB-1k → split of the miniature and which of its images. Classes come in turn (of the digits, about so), so

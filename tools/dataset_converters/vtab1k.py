@@ -9,10 +9,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from vtab1k_sources import SOURCES
+from write_vtab1k import WRITTEN, show_progress, write_task
+
 from mmprovpt.cli.user_errors import user_errors
-from mmprovpt.datasets.vtab1k_sources import SOURCES
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, SPLITS
-from mmprovpt.datasets.write_vtab1k import WRITTEN, show_progress, write_task
 from mmprovpt.errors import ConfigError
 
 

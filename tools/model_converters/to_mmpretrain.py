@@ -5,7 +5,8 @@ The layout is recognised by the keys. The result is written only if mmpretrain g
 """
 import argparse
 
-from mmprovpt.cli.convert_weights import convert, some
+from convert_weights import convert, some
+
 from mmprovpt.cli.user_errors import user_errors
 
 

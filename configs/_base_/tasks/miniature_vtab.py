@@ -3,7 +3,7 @@
 # tools/dataset_converters/miniature_vtab.py makes the data.
 _base_ = '../datasets/vtab1k.py'
 # Below `_base_`: MMEngine takes a file that begins with an import for a config of its lazy kind.
-from mmprovpt.datasets.miniature_vtab import find_miniature_task  # noqa: E402
+from mmprovpt.datasets.miniature_tasks import find_miniature_task  # noqa: E402
 
 task = '{{$TASK:category}}'
 num_classes = len(find_miniature_task(task).classes)  # for an unknown task the error names those that there are

@@ -1,4 +1,4 @@
-"""A miniature of VTAB-1k, six tasks made on the spot from real images, in VTAB-1k's own layout.
+"""Images of the miniature of VTAB-1k, whose six tasks are made on the spot from real images.
 
 Five are made from Fashion-MNIST (70,000 photographs of articles, 28 px; Debian's package ``dataset-fashion-mnist`` or
 the same four .gz files), the sixth is scikit-learn's handwritten digits. Like VTAB's, the tasks ask different things of
@@ -8,60 +8,16 @@ import functools
 import gzip
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from mmprovpt.errors import ConfigError
+from mmprovpt.datasets.miniature_tasks import LOCATED, LOCATION_EDGES, ORIENTATION_EDGES, SIZE, SIZE_EDGES, TASKS
 
-SIZE = 56  # px, of every image
 NUM_TEST = 2000  # images of a test split, as far as there are as many
 SPLITS = dict(train='train', test='t10k')  # and the beginning of the file names that Fashion-MNIST gives them
-CLASSES = ('t-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle boot')
 # Shoes are all seen from one side, toe to the left, so it can be told how far one has been turned.
 _SHOES = (5, 7, 9)
-_MAX_COUNT = 6
-
-
-class Task(NamedTuple):
-    """One task of the miniature.
-
-    Attributes:
-        group: As VTAB groups its tasks.
-        classes: Name of each class, in the order of their numbers.
-    """
-    group: str
-    classes: tuple[str, ...]
-
-
-def _bins(unit: str, edges) -> tuple[str, ...]:
-    return tuple(f'{low:g}-{high:g} {unit}' for low, high in zip(edges, edges[1:]))
-
-
-_SIDE = 20  # px, of an article that is to be located
-LOCATION_EDGES = np.ceil(np.linspace(0, SIZE - _SIDE + 1, 9)).astype(int)  # px, from the left to the article
-ORIENTATION_EDGES = np.linspace(0, 360, 9)  # degrees, counter-clockwise
-SIZE_EDGES = np.arange(12, 53, 5)  # px, side of the article's square
-
-TASKS: dict[str, Task] = dict(
-    category=Task('Natural', CLASSES),
-    digits=Task('Natural', tuple('0123456789')),
-    count=Task('Structured', tuple(map(str, range(1, _MAX_COUNT + 1)))),
-    location=Task('Structured', _bins('px', LOCATION_EDGES)),
-    orientation=Task('Structured', _bins('degrees', ORIENTATION_EDGES)),
-    size=Task('Structured', _bins('px', SIZE_EDGES)))
-
-
-def find_miniature_task(task: str) -> Task:
-    """The entry of a task.
-
-    Raises:
-        ConfigError: An unknown task; the known ones are listed.
-    """
-    if task not in TASKS:
-        raise ConfigError(f'the miniature of VTAB has no task {task!r}; known: {", ".join(TASKS)}')
-    return TASKS[task]
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -133,8 +89,8 @@ def draw(task: str, split: str, number: int, folder: str, seed: int = 0) -> tupl
             left, top = (int(19 * place + rng.integers(18 - side + 1)) for place in (cell % 3, cell // 3))
             _paste(canvas, _scaled(images[rng.integers(len(images))], side), left, top)
     elif task == 'location':
-        left, top = rng.integers(*LOCATION_EDGES[label:label + 2]), rng.integers(SIZE - _SIDE + 1)
-        _paste(canvas, _scaled(images[rng.integers(len(images))], _SIDE), int(left), int(top))
+        left, top = rng.integers(*LOCATION_EDGES[label:label + 2]), rng.integers(SIZE - LOCATED + 1)
+        _paste(canvas, _scaled(images[rng.integers(len(images))], LOCATED), int(left), int(top))
     elif task == 'orientation':
         angle = rng.uniform(*ORIENTATION_EDGES[label:label + 2])
         side = math.floor(SIZE / math.sqrt(2))  # the corners of the square stay in the image

@@ -1,5 +1,5 @@
 """VTAB-1k from TensorFlow Datasets, of which a stand-in is used: the splits, the labels and the tool."""
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import vtab1k
+from vtab1k_sources import SOURCES
 
-from mmprovpt.datasets.vtab1k_sources import SOURCES
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, TASKS
 from mmprovpt.errors import ConfigError
 
@@ -122,18 +123,9 @@ class StandIn:
                 type=np.array([0]), location=np.array([[0, 0, (5, 15, 25, 1000)[number % 4]]], np.float32)))
 
 
-@pytest.fixture
-def tool():
-    path = Path(__file__).parents[2] / 'tools/dataset_converters/vtab1k.py'
-    spec = importlib.util.spec_from_file_location('vtab1k_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_tool_writes_a_task(tool, tmp_path):
+def test_tool_writes_a_task(tmp_path):
     stand_in = StandIn()
-    assert tool.write('kitti', tmp_path, stand_in, 'there') == ['train800', 'val200', 'test']
+    assert vtab1k.write('kitti', tmp_path, stand_in, 'there') == ['train800', 'val200', 'test']
     assert stand_in.read == ['prepared', 'train[:800]', 'validation[:200]', 'test']
     lines = (tmp_path / 'kitti/test.txt').read_text().splitlines()
     assert len(lines) == 711 and lines[6] == 'images/test/000006.png 2'
@@ -141,19 +133,20 @@ def test_tool_writes_a_task(tool, tmp_path):
     dataset = importlib.import_module('mmprovpt.datasets.vtab1k').VTAB1k
     assert len(dataset(data_root=str(tmp_path), task='kitti', split='train800val200')) == 1000
     (tmp_path / 'kitti/val200.txt').unlink()
-    assert tool.write('kitti', tmp_path, stand_in, 'there') == ['val200']
+    assert vtab1k.write('kitti', tmp_path, stand_in, 'there') == ['val200']
 
 
-def test_tool_says_what_to_install(tool, monkeypatch):
+def test_tool_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorflow', None)
     with pytest.raises(ConfigError, match='tensorflow is not installed\nwhat to do: pip install tensorflow'):
-        tool.import_tfds()
+        vtab1k.import_tfds()
 
 
 def test_tool_needs_neither_torch_nor_mmengine():
     """TensorFlow may have to be in an environment of its own."""
     code = ("import runpy, sys; sys.modules.update(dict.fromkeys(['torch', 'mmengine', 'mmpretrain', 'matplotlib'])); "
-            "sys.argv[1:] = ['--help']; runpy.run_path('tools/dataset_converters/vtab1k.py', run_name='__main__')")
+            "sys.argv[1:] = ['--help']; sys.path.insert(0, 'tools/dataset_converters'); "
+            "runpy.run_module('vtab1k', run_name='__main__')")
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT,
                             env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert result.returncode == 0 and '--tfds-dir' in result.stdout, result.stderr

@@ -1,5 +1,4 @@
 """Files in the published layouts (random weights) against timm's own loader, through the configs."""
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +7,12 @@ import published
 import pytest
 import timm
 import torch
+from convert_weights import build_timm, compare, convert, read_source, to_mmpretrain
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from safetensors.torch import save_file
 from timm.models import load_checkpoint, swin_transformer, vision_transformer
 
-from mmprovpt.cli.convert_weights import build_timm, compare, convert, read_source, to_mmpretrain
 from mmprovpt.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -353,17 +352,12 @@ def test_heads_that_the_width_does_not_tell(tmp_path):
     assert convert(path)['backbone']['arch']['num_heads'] == 6
 
 
-def test_tool(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location('tool', ROOT / 'tools/model_converters/to_mmpretrain.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+def test_tool(call, tmp_path, capsys):
     path, _ = write(CASES['vit_b14_dinov2'], tmp_path)
     out = tmp_path / 'x.pth'
-    monkeypatch.setattr('sys.argv', ['to_mmpretrain.py', path, str(out), '--img-size', '28'])
-    tool.main()
+    call('model_converters/to_mmpretrain', path, out, '--img-size', '28')
     said = capsys.readouterr().out
     assert 'DINOv2' in said and 'left out: mask_token' in said and f'written: {out}' in said
     assert torch.load(out)['state_dict']['backbone.pos_embed'].shape == (1, 5, 192)
-    monkeypatch.setattr('sys.argv', ['to_mmpretrain.py', path, str(out), '--img-size', '30'])
     with pytest.raises(SystemExit, match='error: img_size=30'):
-        tool.main()
+        call('model_converters/to_mmpretrain', path, out, '--img-size', '30')

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 from PIL import Image
+from write_vtab1k import write_task
 
-from mmprovpt.datasets.write_vtab1k import write_task
 from mmprovpt.errors import ConfigError
 
 SIZES = dict(train800=6, val200=2, test=3)

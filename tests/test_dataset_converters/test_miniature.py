@@ -6,13 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 import torch
+from miniature import build_miniature, compose_scene, find_damage
 from mmengine.config import Config, ConfigDict
 from PIL import Image
-
-from mmprovpt.datasets import build_miniature, compose_scene, find_damage, miniature
 
 coco_mask = pytest.importorskip('pycocotools.mask')
 pytest.importorskip('sklearn')

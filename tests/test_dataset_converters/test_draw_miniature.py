@@ -1,15 +1,16 @@
 """The miniature VTAB, from files in Fashion-MNIST's format."""
 import gzip
-import importlib.util
 import struct
+from functools import partial
 from pathlib import Path
 
+import draw_miniature
 import numpy as np
 import pytest
+from draw_miniature import draw, num_images
 from PIL import Image
 
-from mmprovpt.datasets import miniature_vtab
-from mmprovpt.datasets.miniature_vtab import LOCATION_EDGES, SIZE, SIZE_EDGES, TASKS, draw, num_images
+from mmprovpt.datasets.miniature_tasks import LOCATION_EDGES, SIZE, SIZE_EDGES, TASKS
 
 
 def write_idx(path, values):
@@ -103,27 +104,18 @@ def test_digits_are_those_of_scikit_learn(articles):
 
 
 def test_names(articles):
-    assert TASKS['size'].classes[:2] == ('12-17 px', '17-22 px') and len(miniature_vtab.CLASSES) == 10
+    assert TASKS['size'].classes[:2] == ('12-17 px', '17-22 px') and len(TASKS['category'].classes) == 10
 
 
 @pytest.fixture
-def tool(monkeypatch):
+def tool(call, monkeypatch):
     """Runs the tool's main() with arguments."""
-    path = Path(__file__).parents[2] / 'tools/dataset_converters/miniature_vtab.py'
-    spec = importlib.util.spec_from_file_location('miniature_vtab_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module.signal, 'signal', lambda *_: None)
-
-    def run(*args):
-        monkeypatch.setattr('sys.argv', [str(path), *map(str, args)])
-        module.main()
-
-    return run
+    monkeypatch.setattr('signal.signal', lambda *_: None)
+    return partial(call, 'dataset_converters/miniature_vtab')
 
 
 def test_tool_writes_the_images_that_are_drawn(tool, articles, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(miniature_vtab, 'NUM_TEST', 20)
+    monkeypatch.setattr(draw_miniature, 'NUM_TEST', 20)
     tool('--out', tmp_path, '--fashion-mnist', articles, '--tasks', 'location')
     folder = tmp_path / 'location'
     assert [len((folder / f'{split}.txt').read_text().splitlines())
