@@ -3,3 +3,7 @@
 
 class ConfigError(ValueError):
     """A mistake of the user, in a config, in data or on the command line, that needs no traceback."""
+
+
+class CheckpointError(ConfigError, RuntimeError):
+    """A checkpoint that does not fit; a RuntimeError, too, as those of PyTorch's own loading are."""

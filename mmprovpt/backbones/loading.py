@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprovpt.attention.support import full_name
+from mmprovpt.errors import CheckpointError
 from mmprovpt.log import log
 
 PROMPTS = 'prompts.'
@@ -35,7 +36,7 @@ class CompleteLoading:
         prompts (a checkpoint of what was tuned), if the frozen weights here are those that it was tuned on.
 
         Raises:
-            RuntimeError: If the checkpoint lacks keys of the frozen backbone, or their shapes do not fit (it names
+            CheckpointError: If the checkpoint lacks keys of the frozen backbone, or their shapes do not fit (it names
                 the keys), or it was tuned on other frozen weights (it names both fingerprints).
         """
         own = {name: value for name, value in self.state_dict().items() if not name.startswith(PROMPTS)}
@@ -48,9 +49,6 @@ class CompleteLoading:
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._check_complete(state_dict, prefix)
-        if not has_prompts and self.prompts.is_filled:
-            # strict=True is for what the checkpoint could have.
-            state_dict.update({prefix + PROMPTS + name: value for name, value in self.prompts.state_dict().items()})
         if not only_tuned:
             self._frozen_loaded = True
 
@@ -88,12 +86,12 @@ class CompleteLoading:
             try:
                 self.init_weights()
             except OSError as error:
-                raise RuntimeError(f'The checkpoint holds only what was tuned of {type(self).__name__}, and the frozen '
-                                   f'weights cannot be read from {source}: {error}\n'
+                raise CheckpointError(f'The checkpoint holds only what was tuned of {type(self).__name__}, and the '
+                                   f'frozen weights cannot be read from {source}: {error}\n'
                                    f'{_ADVICE}') from error
             here = _hex(fingerprint(frozen))
         if here != wanted:
-            raise RuntimeError(
+            raise CheckpointError(
                 f'The checkpoint holds only what was tuned, on other frozen weights than {type(self).__name__} has:\n'
                 f'  sha256 in the checkpoint: {wanted}\n'
                 f'  sha256 here:              {here} (init_cfg: {source})\n{_ADVICE}')
@@ -108,7 +106,7 @@ class CompleteLoading:
         identity = [key for key in missing if _OUTPUT_NORM.fullmatch(key[len(prefix):])]
         missing = [key for key in missing if key not in identity]
         if missing or unfit:
-            raise RuntimeError(_complaint(type(self).__name__, missing, unfit, list(state_dict)))
+            raise CheckpointError(_complaint(type(self).__name__, missing, unfit, list(state_dict)))
         if identity:
             log(f'The checkpoint has no {", ".join(identity)}: these norms stay as they are (the identity, '
                       'where they are new).', )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprovpt.attention import PromptedBlock, running
+from mmprovpt.errors import CheckpointError
 from mmprovpt.log import log
 from mmprovpt.prompts import PromptSet
 
@@ -37,6 +38,13 @@ class Entrance:
         if getattr(self, '_is_replica', False):
             raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of '
                                'the original: use DistributedDataParallel (tools/dist_train.sh)')
+        if self.training:
+            prompts.awaits_training = False
+        elif prompts.awaits_training and len(prompts.tokens):
+            raise CheckpointError('The prompts of this backbone are as they were drawn: the checkpoint that was loaded '
+                                  'has none (it is of full fine-tuning, or of the library), and nothing was trained '
+                                  'since. Load the checkpoint of a prompted model, or train first; '
+                                  'prompts.reset_parameters() says that you mean it')
         if torch.is_grad_enabled() and self.training and len(prompts.tokens) and not prompts.tokens.requires_grad:
             self._require_trained_prompts()
         if self.training and prompts.tokens.requires_grad and running.is_checkpointed_in_vain():

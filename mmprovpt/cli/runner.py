@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.hooks import PromptCheckHook
 
 from .config_parts import type_name
 
@@ -44,11 +45,14 @@ def build_runner(cfg: Config) -> Runner:
         adapt_to_cpu(cfg)
     existed = osp.exists(cfg.work_dir)
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except BaseException:
         if not existed:
             shutil.rmtree(cfg.work_dir, ignore_errors=True)
         raise
+    if not any(isinstance(hook, PromptCheckHook) for hook in runner.hooks):
+        runner.register_hook(PromptCheckHook())
+    return runner
 
 
 def adapt_to_cpu(cfg: Config) -> None:

@@ -8,13 +8,16 @@ from torch._subclasses import FakeTensor
 
 from mmprovpt.attention import running
 from mmprovpt.attention.block import Given
-from mmprovpt.errors import ConfigError
+from mmprovpt.errors import CheckpointError, ConfigError
 from mmprovpt.kinds import Kinds
 
 from .cross_stage import CROSS_STAGE, check_mergings
 
 # Forms of prompts, by the name that a config gives as ``type``.
 FORMS = Kinds('prompts')
+# Key of the form's name in a state dict, behind 'prompts.'.
+FORM = 'form'
+OTHER = 'another form of prompts'  # old checkpoints do not name it
 _SENTINEL = (1.0, -2.0, 0.5)  # exact in every floating-point type
 
 
@@ -36,6 +39,7 @@ class PromptSet(nn.Module):
         tokens (nn.Parameter): (N, max C_i), float32. Prompt k is its first C_i numbers, i its block.
         block_index (Tensor): (N,), int64, buffer, in [0, L); -1 for a prompt that no block reads.
         is_filled: Whether rows and owners have values; not between ``to_empty`` and loading or ``reset_parameters``.
+        awaits_training: Whether a checkpoint without prompts was loaded, and these are as they were drawn.
         probe: Who measures prompts in forward and backward (:class:`mmprovpt.relocation.Criterion`), or None.
 
     Raises:
@@ -67,6 +71,7 @@ class PromptSet(nn.Module):
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
         self.probe: Any = None
         self.is_filled = True
+        self.awaits_training = False
         self.has_checkpoints = False  # whether a block runs again in backward
         # Owners when last asked for, read on an accelerator: (block_index, its version, it on the host, result).
         self._known_owners: tuple | None = None
@@ -113,7 +118,7 @@ class PromptSet(nn.Module):
         for prompt, block in enumerate(owners.tolist()):
             row = self.initial_row(block)
             self.tokens[prompt, :len(row)] = row.to(self.tokens)
-        self.is_filled = True
+        self.is_filled, self.awaits_training = True, False
         self.owners_changed()
 
     # Who owns what
@@ -243,16 +248,67 @@ class PromptSet(nn.Module):
         self.owners_changed()
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        index = state_dict.get(f'{prefix}block_index')
-        if index is not None and len(index) and not -1 <= int(index.min()) <= int(index.max()) < self.num_blocks:
-            raise RuntimeError(
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # As text in a tensor: whatever carries a state dict carries it. Shapes alone do not tell all forms apart.
+        destination[prefix + FORM] = torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs) -> None:
+        """Whole or not at all, for whoever loads; no prompts at all are no fault (a checkpoint of upstream).
+
+        Raises:
+            CheckpointError: The checkpoint has prompts of another form, number, width or backbone, or only some keys.
+        """
+        own = (*self._parameters, *self._buffers)
+        form = state_dict.pop(prefix + FORM, None)
+        given = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
+        if not given and form is None and self.is_filled:
+            self.awaits_training = True  # what was drawn stays, to be trained
+            return
+        if given or form is not None:
+            others = {key for key in state_dict if key.startswith(prefix)} - {prefix + name for name in own}
+            self._require_fit(given, _form_name(form, others), prefix)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+        if given:
+            self.is_filled, self.awaits_training = True, False
+        self.owners_changed()
+
+    def _require_fit(self, given: dict[str, Tensor], form: str | None, prefix: str) -> None:
+        """Raise if these values, of a form that is None if the checkpoint is old, are not for such prompts."""
+        here, mine = type(self).__name__, dict(self.state_dict())
+        mine.pop(FORM)
+        unlike = {name for name in given.keys() ^ mine.keys()}
+        if form not in (None, here) or (form is None and unlike - {'tokens', 'block_index'}):
+            raise CheckpointError(f'{prefix}* of the checkpoint are {form or OTHER}, but the model has {here}: set '
+                                  'prompts=dict(type=...) as it was trained')
+        if unlike:
+            raise CheckpointError(f'the checkpoint has only some of the prompts: {", ".join(sorted(given)) or "none"} '
+                                  f'of {", ".join(prefix + name for name in sorted(mine))}. Was it cut by hand?')
+        unfit = [f'{prefix}{name} is {tuple(value.shape)}, but {tuple(mine[name].shape)} in the model'
+                 for name, value in given.items() if value.shape != mine[name].shape]
+        if unfit:
+            counts = torch.bincount(given['block_index'].clamp_min(0).cpu()).tolist()
+            raise CheckpointError(
+                f'the checkpoint has other prompts than the model: {"; ".join(unfit)}. It has '
+                f'{len(given["block_index"])} in all, {counts} in the blocks: set prompts.num_tokens to as many as it '
+                'was trained with, and widths and options alike')
+        index = given['block_index']
+        if len(index) and not -1 <= int(index.min()) <= int(index.max()) < self.num_blocks:
+            raise CheckpointError(
                 f'{prefix}block_index of the checkpoint names the blocks {int(index.min())} to {int(index.max())}, '
                 f'but this backbone has the blocks 0 to {self.num_blocks - 1}: it is of another backbone')
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if all(prefix + name in state_dict for name in (*self._parameters, *self._buffers)):
-            self.is_filled = True
-        self.owners_changed()
+        if self.keeps_outputs and bool(index.any()):
+            raise CheckpointError(f'{prefix}* of the checkpoint have prompts in other blocks than the first: they are '
+                                  f"StaticPrompts, but the model has {here}. Set prompts=dict(type='StaticPrompts')")
+
+
+def _form_name(form: Tensor | None, others: set[str]) -> str | None:
+    """Of a checkpoint; old ones do not say it, but have keys of their own if it is another one."""
+    if form is None:
+        return OTHER if others else None
+    return bytes(form.tolist()).decode()
 
 
 def _group(index: Tensor, num_blocks: int, device: torch.device) -> list[Tensor]:

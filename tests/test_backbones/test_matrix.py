@@ -144,7 +144,7 @@ def test_frozen_stages_change_nothing(name):
 
 def test_state_dict_keys(case, kind):
     keys = list(build(case, dict(kind, num_tokens=1)).state_dict())
-    own = ['block_index', 'tokens'] + ['down', 'kernels', 'norms', 'up'] * (kind['type'] == 'AdaptivePrompts')
+    own = ['block_index', 'form', 'tokens'] + ['down', 'kernels', 'norms', 'up'] * (kind['type'] == 'AdaptivePrompts')
     assert sorted(keys) == sorted([*build(case).state_dict(), *(f'prompts.{name}' for name in own)])
 
 

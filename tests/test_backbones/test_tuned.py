@@ -12,7 +12,7 @@ from mmprovpt import inject_prompts, tuned_state_dict
 
 TOKENS = dict(num_tokens=2)
 KEY = 'backbone.prompts.frozen_sha256'
-MINE = {KEY, 'backbone.prompts.tokens', 'backbone.prompts.block_index'}
+MINE = {KEY, 'backbone.prompts.tokens', 'backbone.prompts.block_index', 'backbone.prompts.form'}
 
 
 class Detector(nn.Module):
@@ -252,7 +252,7 @@ def test_two_backbones():
 
     source, target = Pair(), Pair()
     small = tuned_state_dict(source)
-    assert len(small) == 6 and not torch.equal(small['a.prompts.frozen_sha256'], small['b.prompts.frozen_sha256'])
+    assert len(small) == 8 and not torch.equal(small['a.prompts.frozen_sha256'], small['b.prompts.frozen_sha256'])
     target.load_state_dict(small, strict=True)
     assert_same(source, target)
     small['a.prompts.frozen_sha256'] = small['b.prompts.frozen_sha256']

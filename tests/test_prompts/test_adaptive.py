@@ -137,7 +137,7 @@ def test_small_state_dict():
     nn.init.normal_(one.prompts.norms)
     kept = tuned_state_dict(one)
     assert {key.split('.')[1] for key in kept} == {
-        'tokens', 'block_index', 'kernels', 'norms', 'down', 'up', 'frozen_sha256'}
+        'tokens', 'block_index', 'kernels', 'norms', 'down', 'up', 'form', 'frozen_sha256'}
     x = images(VIT)
     assert not torch.equal(one(x)[-1], other(x)[-1])
     other.load_state_dict(kept)
