@@ -65,6 +65,7 @@ def painted(panel, image, palette):
 
 def test_segmentation(root, visualize, tmp_path):
     cfg, model = build(SEG)
+    model.backbone.prompts.reset_parameters()  # untrained prompts are meant
     torch.nn.init.normal_(model.decode_head.conv_seg.weight)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'full.pth')
     torch.save(dict(state_dict=tuned_state_dict(model)), tmp_path / 'small.pth')

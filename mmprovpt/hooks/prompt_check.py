@@ -49,23 +49,28 @@ class PromptCheckHook(Hook):
         if not testing and not runner._resume:
             return
         state = checkpoint.get('state_dict', checkpoint)
-        state = {key.removeprefix('module.'): value for key, value in state.items()}
+        state = {_plain(key): value for key, value in state.items()}
         model = unwrapped(runner.model)
         for name, module in model.named_modules():
-            prefix = f'{name}.prompts.'.lstrip('.')
+            prefix = f'{_plain(name)}.prompts.'.lstrip('.')
             if isinstance(module, PromptedBackbone) and len(module.prompts.tokens) and not any(
                     key.startswith(prefix) for key in state):
                 what = 'tested: its prompts would be random' if testing else 'resumed: its prompts would start anew'
                 raise CheckpointError(f'the checkpoint has no {prefix}*, so it cannot be {what}. It is of a model '
                                       'without prompts (full fine-tuning, the library); train from it with load_from')
         if testing:
-            _require_whole(model.state_dict(), state, frozen_keys(model))
+            _require_whole({_plain(key): value for key, value in model.state_dict().items()}, state, frozen_keys(model))
+
+
+def _plain(key: str) -> str:
+    """Without what wrappers (DDP, test-time augmentation) put in front of it."""
+    return key.removeprefix('module.')
 
 
 def frozen_keys(model) -> set[str]:
     """Keys of frozen weights of prompted backbones, which a small checkpoint leaves out and loading checks."""
     backbones = {name: module for name, module in model.named_modules() if isinstance(module, PromptedBackbone)}
-    return {f'{name}.{key}'.lstrip('.') for name, module in backbones.items() for key in module.state_dict()}
+    return {_plain(f'{name}.{key}'.lstrip('.')) for name, module in backbones.items() for key in module.state_dict()}
 
 
 def _require_whole(wanted: dict[str, Tensor], state: dict[str, Tensor], elsewhere: set[str]) -> None:
