@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from toy_model import TOY
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.sweep import run_trial, write_config
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +152,13 @@ def test_tasks_of_our_configs(monkeypatch, capsys, tmp_path):
         for name in ('lora_cifar', 'lora_svhn', 'provapt_cifar', 'provapt_svhn')]
     with pytest.raises(SystemExit, match="no task 'count'; known: cifar, caltech101"):
         call(monkeypatch, *configs, '--tasks', 'count', '--dry-run')
+
+
+def test_second_sweep_in_a_folder_is_refused(toy, monkeypatch, capsys):
+    with locked(toy / 'work_dirs/sweep/good'), pytest.raises(SystemExit, match='1 of 1 sweeps are incomplete'):
+        call(monkeypatch, 'good.py')
+    assert 'work_dirs/sweep/good is in use: process' in capsys.readouterr().err
+    assert not (toy / 'work_dirs/sweep/good').exists()
 
 
 def test_mistakes_end_with_a_message(toy, monkeypatch):

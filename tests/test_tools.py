@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from toy_model import TOY
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.cli.runner import sync_bn_to_bn
 from mmprovpt.cli.user_errors import user_errors
 
@@ -180,6 +181,13 @@ tta_model, tta_pipeline = dict(type='DetTTAModel'), []
     with pytest.raises(SystemExit) as stop:
         call('test', 'config.py', 'a.pth', '--tta')
     assert 'merges boxes only' in stop.value.code and 'model.roi_head.mask_head=None' in stop.value.code
+
+
+def test_second_training_in_a_folder_is_refused(toy, call):
+    with locked('work_dirs/config'):
+        with pytest.raises(SystemExit, match='^error: .*work_dirs/config is in use: process'):
+            call('train', 'config.py')
+        assert [path.name for path in (toy / 'work_dirs/config').iterdir()] == ['.lock']
 
 
 def test_failed_build_leaves_nothing_behind(toy, call):

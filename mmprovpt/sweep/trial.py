@@ -12,12 +12,14 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
 from mmprovpt.prompts.prompt_set import PromptSet
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
+WAIT = 30  # seconds, for the process of a sweep that was killed, which may outlive it
 CHECK_INTERVAL = 10  # iterations between looks at the loss, which wait for the device
 
 
@@ -74,8 +76,13 @@ def run_trial(folder: Path, phase: str, metric: str,
         score, metrics, history, parameters and distribution; or ``score=None`` and the reason as ``error``.
 
     Raises:
-        ConfigError: There is no such metric.
+        ConfigError: There is no such metric, or another process trains in this folder.
     """
+    with locked(folder, WAIT):
+        return _run_trial(folder, phase, metric, report)
+
+
+def _run_trial(folder: Path, phase: str, metric: str, report: Callable[[dict], None]) -> dict:
     result = read_result(folder)
     if result is not None:
         for row in result['history'][:None if result.get('error') else -1]:
