@@ -3,3 +3,7 @@
 
 class ConfigError(ValueError):
     """A mistake of the user, in a config, in data or on the command line, that needs no traceback."""
+
+
+class DivergedError(Exception):
+    """Training is over: its loss, gradients or weights are no longer finite."""
