@@ -105,8 +105,8 @@ def test_export_leaves_out_what_is_frozen_and_what_only_training_needs():
     assert small.keys() == {'meta', 'state_dict'}
     assert small['meta'] == full['meta']
     assert set(small['state_dict']) == {
-        'backbone.prompts.tokens', 'backbone.prompts.block_index', 'backbone.prompts.frozen_sha256', 'head.fc.weight',
-        'head.fc.bias'}
+        'backbone.prompts.tokens', 'backbone.prompts.block_index', 'backbone.prompts.frozen_sha256',
+        'backbone.prompts.frozen_file_sha256', 'head.fc.weight', 'head.fc.bias'}
     for name in set(small['state_dict']) & set(full['state_dict']):
         assert torch.equal(small['state_dict'][name], full['state_dict'][name])
 
@@ -140,7 +140,7 @@ def test_there_and_back_and_going_on():
     for name in ('state_dict', 'ema_state_dict'):
         for key in ends[1][name]:
             assert 'sha256' in key or torch.equal(ends[0][name][key], ends[1][name][key])
-    assert len(ends[1]['state_dict']) == 5 < len(ends[0]['state_dict'])
+    assert len(ends[1]['state_dict']) == 6 < len(ends[0]['state_dict'])
     source = dict(type='Pretrained', checkpoint='vit.pth', prefix='backbone.')
     assert ends[1]['state_dict']._metadata['backbone'] == dict(version=1, frozen_init_cfg=source)
     assert ends[1]['ema_state_dict']._metadata['module.backbone']['frozen_init_cfg'] == source
