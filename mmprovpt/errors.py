@@ -7,3 +7,7 @@ class ConfigError(ValueError):
 
 class CheckpointError(ConfigError, RuntimeError):
     """A checkpoint that does not fit; a RuntimeError, too, as those of PyTorch's own loading are."""
+
+
+class DivergedError(Exception):
+    """Training is over: its loss, gradients or weights are no longer finite."""

@@ -1,9 +1,12 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and are not written over what is read."""
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from mmprovpt.errors import ConfigError
 
 
 def write_atomically(content: bytes | Callable[[BinaryIO], object], path: str | Path) -> None:
@@ -35,3 +38,41 @@ def write_atomically(content: bytes | Callable[[BinaryIO], object], path: str | 
     except BaseException:  # a full disk, Ctrl-C
         temporary.unlink(missing_ok=True)
         raise
+
+
+def refuse_overwriting(out: str | Path, *inputs: str | Path | None) -> None:
+    """Check that what a tool is to write is none of the files that it reads, by whatever name or link.
+
+    Args:
+        out: Where it writes; need not exist.
+        inputs: What it reads; None is passed over.
+
+    Raises:
+        ConfigError: ``out`` is one of them.
+    """
+    for path in inputs:
+        if path is None:
+            continue
+        linked = os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path)
+        if linked or os.path.realpath(out) == os.path.realpath(path):
+            raise ConfigError(f'{out} is what is read, and would be overwritten: give another name to what is written')
+
+
+@contextmanager
+def removing_empty(folder: str | Path) -> Iterator[None]:
+    """Afterwards, remove ``folder`` and those above it that were not there before, if they are empty."""
+    folder = Path(folder).absolute()
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        remove_empty(missing)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, inner ones first, up to the first that holds something or is not there."""
+    try:
+        for folder in folders:
+            folder.rmdir()
+    except OSError:
+        pass

@@ -11,6 +11,7 @@ try:
     from mmengine.registry import DATASETS as ROOT_DATASETS
     from mmengine.registry import HOOKS as ROOT_HOOKS
     from mmengine.registry import MODELS as ROOT_MODELS
+    from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
     from mmengine.registry import Registry
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition('.')[0] != 'mmengine':
@@ -23,5 +24,7 @@ MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
     locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 DATASETS = Registry(
     'dataset', parent=ROOT_DATASETS, scope='mmprovpt', locations=['mmprovpt.datasets.vtab1k', 'mmprovpt.datasets.fgvc'])

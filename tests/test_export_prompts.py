@@ -106,8 +106,7 @@ def test_export_leaves_out_what_is_frozen_and_what_only_training_needs():
     assert small['meta'] == full['meta']
     assert set(small['state_dict']) == {
         'backbone.prompts.tokens', 'backbone.prompts.block_index', 'backbone.prompts.form',
-        'backbone.prompts.frozen_sha256', 'head.fc.weight',
-        'head.fc.bias'}
+        'backbone.prompts.frozen_sha256', 'backbone.prompts.frozen_file_sha256', 'head.fc.weight', 'head.fc.bias'}
     for name in set(small['state_dict']) & set(full['state_dict']):
         assert torch.equal(small['state_dict'][name], full['state_dict'][name])
 

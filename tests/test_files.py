@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmprovpt.files import write_atomically
+from mmprovpt.errors import ConfigError
+from mmprovpt.files import refuse_overwriting, write_atomically
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,3 +119,39 @@ def test_kill_leaves_the_former_file(tmp_path):
     assert path.read_bytes() == b'former' and len(left.name) == len('a.12345678.tmp')
     write_atomically(b'latter', path)
     assert path.read_bytes() == b'latter'
+
+
+def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a').write_bytes(b'')
+    os.symlink('a', 'soft')
+    os.link('a', 'hard')
+    os.symlink('.', 'here')
+    for out in ('a', './a', tmp_path / 'a', 'soft', 'hard', 'here/a'):
+        with pytest.raises(ConfigError, match='is what is read, and would be overwritten'):
+            refuse_overwriting(out, None, 'b', 'a')
+    refuse_overwriting('b', 'a', None)
+    with pytest.raises(ConfigError):
+        refuse_overwriting('new', './new')  # neither is there
+
+
+def test_tools_do_not_write_over_what_they_read(tmp_path, call, monkeypatch):
+    """Nothing of most of these files is read, so they need not be what they are named."""
+    monkeypatch.chdir(tmp_path)
+    files = dict.fromkeys(['x.pth', 'x.py', 'x.png', 'x.pkl', 'relocations.jsonl'], 'mine')
+    files['summary.json'] = ('{"method": "VPT-Deep", "task": "cifar", "test": {"0": 1}, "seeds": 1, "parameters": 1, '
+                             '"metric": "accuracy/top1"}')
+    files['config.py'] = 'model = dict()'
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for tool, *args in [
+            ('export_prompts', 'x.pth', 'x.pth'), ('export_prompts', 'x.pth', 'x.py', '--config', 'x.py'),
+            ('export_onnx', 'x.py', 'x.pth', 'x.pth'), ('export_onnx', 'x.py', 'x.pth', 'x.py'),
+            ('model_converters/to_mmpretrain', 'x.pth', 'x.pth'),
+            ('analysis_tools/plot_attention', 'config.py', 'x.pth', 'x.png', '--out', 'x.png'),
+            ('analysis_tools/plot_relocation', 'relocations.jsonl', '--out', 'relocations.jsonl'),
+            ('table', 'summary.json', '--paper', '--out', 'summary.json'),
+            ('test', 'config.py', 'x.pkl', '--out', 'x.pkl')]:
+        with pytest.raises(SystemExit, match='error: .* is what is read, and would be overwritten'):
+            call(tool, *args)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files

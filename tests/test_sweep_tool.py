@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 from toy_model import TOY
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.sweep import run_trial, write_config
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +61,7 @@ def test_real_sweep_of_a_config_that_works_and_one_that_fails(toy, monkeypatch, 
         capture_output=True, text=True,
         env={**os.environ, 'PYTHONPATH': f'{ROOT}:{toy}', 'CUDA_VISIBLE_DEVICES': ''})
     assert done.returncode == 1, done.stdout + done.stderr
-    assert 'error: no trial of work_dirs/sweep/bad/search is finished' in done.stderr
+    assert 'error: 1 of 1 trials of work_dirs/sweep/bad/search are not finished' in done.stderr
     assert '  base_10_wd_0: failed: TypeError: ' in done.stderr and "'nonsense'" in done.stderr
     assert 'error: 1 of 2 sweeps are incomplete (see above): bad.py' in done.stderr
     assert "'nonsense'" in (toy / 'work_dirs/sweep/bad/search/base_10_wd_0/error.txt').read_text()
@@ -107,6 +110,47 @@ def run_here(trials, title, args):
         run_trial(trial.folder, trial.phase, args.metric)
 
 
+@METRICS.register_module(force=True)
+class Once(BaseMetric):
+    """A metric of one trial fails as long as something is amiss."""
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        if 'base_1_' in os.environ['TRIAL'] and os.environ['FULL']:
+            raise OSError('No space left on device')
+        return dict(number=float(len(results)))
+
+
+def test_failed_trial_names_no_other_winner(toy, monkeypatch, capsys):
+    """With an exit status; a second start trains what failed, and then names one."""
+    (toy / 'once.py').write_text(CONFIG.replace("'Number'", "'Once'"))
+    command = ['once.py', '--base-lrs', '10', '1', '--weight-decays', '0', '--seeds', '1', '--metric', 'number']
+
+    def run_all(trials, title, args):
+        for trial in trials:
+            write_config(trial)
+            monkeypatch.setenv('TRIAL', trial.name)
+            try:
+                run_trial(trial.folder, trial.phase, args.metric)
+            except OSError as error:
+                (trial.folder / 'error.txt').write_text(f'OSError: {error}')
+
+    monkeypatch.setattr(sweep, 'run_trials', run_all)
+    monkeypatch.setenv('FULL', 'yes')
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *command)
+    assert stop.value.code == 'error: 1 of 1 sweeps are incomplete (see above): once.py'
+    out, err = capsys.readouterr()
+    assert 'winner' not in out and 'base_1_wd_0: failed: OSError: No space left on device' in err
+    folder = toy / 'work_dirs/sweep/once'
+    assert not (folder / 'final').exists() and not (folder / 'summary.json').exists()
+    monkeypatch.setenv('FULL', '')
+    call(monkeypatch, *command)
+    assert json.loads((folder / 'summary.json').read_text())['winner']['base_lr'] == 1
+
+
 def test_tasks_of_one_config(toy, monkeypatch, capsys):
     """Each has a folder of its own, which is the same when TASK chooses it."""
     (toy / 'each.py').write_text(CONFIG + """
@@ -151,6 +195,13 @@ def test_tasks_of_our_configs(monkeypatch, capsys, tmp_path):
         for name in ('lora_cifar', 'lora_svhn', 'provapt_cifar', 'provapt_svhn')]
     with pytest.raises(SystemExit, match="no task 'count'; known: cifar, caltech101"):
         call(monkeypatch, *configs, '--tasks', 'count', '--dry-run')
+
+
+def test_second_sweep_in_a_folder_is_refused(toy, monkeypatch, capsys):
+    with locked(toy / 'work_dirs/sweep/good'), pytest.raises(SystemExit, match='1 of 1 sweeps are incomplete'):
+        call(monkeypatch, 'good.py')
+    assert 'work_dirs/sweep/good is in use: process' in capsys.readouterr().err
+    assert not (toy / 'work_dirs/sweep/good').exists()
 
 
 def test_mistakes_end_with_a_message(toy, monkeypatch):

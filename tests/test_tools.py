@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from toy_model import TOY
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.cli.runner import sync_bn_to_bn
 from mmprovpt.cli.user_errors import user_errors
 
@@ -181,17 +183,37 @@ tta_model, tta_pipeline = dict(type='DetTTAModel'), []
     assert 'merges boxes only' in stop.value.code and 'model.roi_head.mask_head=None' in stop.value.code
 
 
+def test_second_training_in_a_folder_is_refused(toy, call):
+    with locked('work_dirs/config'):
+        with pytest.raises(SystemExit, match='^error: .*work_dirs/config is in use: process'):
+            call('train', 'config.py')
+        assert [path.name for path in (toy / 'work_dirs/config').iterdir()] == ['.lock']
+
+
 def test_failed_build_leaves_nothing_behind(toy, call):
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
-        call('train', 'config.py', '--cfg-options', 'model.colour=red')
-    assert not (toy / 'work_dirs/config').exists()
+        # MMEngine names its loggers after the second; the test before may be in the same one.
+        call('train', 'config.py', '--cfg-options', 'model.colour=red', 'experiment_name=new')
+    assert not (toy / 'work_dirs').exists()
+
+
+@MODELS.register_module(force=True)
+def fails_late(norm_cfg):
+    """A model that is not built; meanwhile another run has begun in the same new folder."""
+    Path('work_dirs/config/of_another.pth').touch()
+    raise ZeroDivisionError
+
+
+def test_failed_build_keeps_what_others_wrote_meanwhile(toy, call):
+    with pytest.raises(ZeroDivisionError):
+        call('train', 'config.py', '--cfg-options', 'experiment_name=meanwhile', 'model.type=fails_late')
+    assert [path.name for path in (toy / 'work_dirs/config').iterdir()] == ['of_another.pth']
 
 
 def test_failed_build_keeps_an_old_work_dir(toy, call):
     (toy / 'old').mkdir()
     (toy / 'old/epoch_1.pth').touch()
     with pytest.raises(TypeError):
-        # MMEngine names its loggers after the second; the test before may be in the same one.
         call('train', 'config.py', '--work-dir', 'old',
              '--cfg-options', 'model.colour=red', 'experiment_name=old')
     assert (toy / 'old/epoch_1.pth').exists()

@@ -14,6 +14,7 @@ from mmprovpt.cli.options import read_config
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import refuse_overwriting
 
 
 def parse_args():
@@ -50,6 +51,7 @@ def load_model(args):
 @user_errors()
 def main():
     args = parse_args()
+    refuse_overwriting(args.out, args.config, args.checkpoint)
     model = load_model(args)
     shape = tuple(args.shape or default_shape(model))
     difference = export_onnx(model, args.out, shape, args.opset)

@@ -19,7 +19,7 @@ from mmprovpt.backbones.loading import FINGERPRINT
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
-from mmprovpt.files import write_atomically
+from mmprovpt.files import refuse_overwriting, write_atomically
 
 EMA = 'module.'  # what EMAHook puts in front of its keys
 
@@ -71,6 +71,7 @@ def convert(model, state_dict, merge):
 @user_errors()
 def main():
     args = parse_args()
+    refuse_overwriting(args.out, args.checkpoint, args.config)
     checkpoint = load(args.checkpoint)
     if args.merge and not any(key.endswith(FINGERPRINT) for key in checkpoint['state_dict']):
         raise ConfigError(f'{args.checkpoint} is no checkpoint of what was tuned: it has no key that ends with '

@@ -17,12 +17,14 @@ import sys
 import time
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from tqdm import tqdm
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.cli.lock import locked
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
 from mmprovpt.sweep import (
     BASE_LRS,
     WEIGHT_DECAYS,
@@ -139,9 +141,16 @@ def sweep(config: str, name: str | None, args: argparse.Namespace) -> None:
     """Both phases of a config and a task of it, and their summary.json.
 
     Raises:
-        ConfigError: No trial of the grid is finished, or a seed of the winner is not.
+        ConfigError: A trial of the grid has failed, or none has a score, or a seed of the winner is not finished, or
+            another sweep runs in this folder.
     """
     task, search, folder = plan(config, name, args)
+    with locked(folder):
+        run_plan(task, search, folder, args)
+
+
+def run_plan(task: Config, search: list[Trial], folder: Path, args: argparse.Namespace) -> None:
+    """See ``sweep``."""
     if args.no_grid:
         base_lr, weight_decay = own_rates(task)
     else:
@@ -153,7 +162,7 @@ def sweep(config: str, name: str | None, args: argparse.Namespace) -> None:
     final = final_trials(task, folder, base_lr, weight_decay, args.seeds, args.final_options)
     run_trials(final, f'{folder.name}, seeds', args)
     summary = summarise(task, folder.name, args.metric, search, final)
-    (folder / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
+    write_atomically((json.dumps(summary, indent=1) + '\n').encode(), folder / 'summary.json')
     print(trial_table(final))
     missing = [f'{trial.name} ({state_of(trial.folder)})' for trial in final if str(trial.cfg.randomness.seed)
                not in summary['test']]

@@ -20,6 +20,7 @@ from mmprovpt.datasets.fgvc_tasks import FGVC_TASKS
 from mmprovpt.datasets.miniature_tasks import TASKS as MINIATURE
 from mmprovpt.datasets.vtab1k_tasks import GROUPS, TASKS
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import refuse_overwriting
 
 # Tasks in the paper's order and groups.
 BENCHMARKS: dict[str, dict[str, list[str]]] = {
@@ -251,6 +252,7 @@ def main():
     text = distributions(args.inputs, args.format) if args.distributions else \
         table(args.inputs, args.format, args.paper)
     if args.out:
+        refuse_overwriting(args.out, *args.inputs)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text, encoding='utf-8')
     else:

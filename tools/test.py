@@ -9,6 +9,7 @@ from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_runner
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import refuse_overwriting
 
 
 def parse_args():
@@ -71,6 +72,7 @@ def main():
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.out:
+        refuse_overwriting(args.out, args.config, args.checkpoint)
         dump_predictions(cfg, args.out)
     if args.show or args.show_dir:
         visualize(cfg, args.show, args.show_dir, args.wait_time)

@@ -4,6 +4,7 @@ import argparse
 
 from mmengine.device import get_device
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.cli.options import add_common_options, load_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_runner
@@ -44,7 +45,8 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_files(cfg, ('train', 'val'))
-    build_runner(cfg).train()
+    with locked(cfg.work_dir):
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from .loading import FINGERPRINT, SOURCE, fingerprint, named_checkpoint
+from .loading import FILE_FINGERPRINT, FINGERPRINT, SOURCE, fingerprint, loaded_file, named_checkpoint
 from .prompted import PromptedBackbone
 
 
@@ -33,6 +33,9 @@ def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: s
         for key in frozen:
             kept.pop(place + key, None)
         kept[place + FINGERPRINT] = fingerprint(frozen)
+        file = loaded_file(backbone)
+        if file is not None:
+            kept[place + FILE_FINGERPRINT] = file
         source = named_checkpoint(backbone)
         if source:
             kept._metadata[place[:-1]] = {**kept._metadata.get(place[:-1], {}), SOURCE: source}

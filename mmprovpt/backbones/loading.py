@@ -14,6 +14,8 @@ PROMPTS = 'prompts.'
 # Only in checkpoints of what was tuned: which frozen weights they leave out. It is a tensor of the state dict, so
 # that whoever loads one, and by whatever route, is checked.
 FINGERPRINT = PROMPTS + 'frozen_sha256'
+# The same of what was read from a file: positions that are resized on loading differ between CPUs in their last bits.
+FILE_FINGERPRINT = PROMPTS + 'frozen_file_sha256'
 # In the metadata that PyTorch keeps with a state dict, under the backbone's name: where those weights are. Some ways
 # of inference take init_cfg away from the config, since a full checkpoint makes it superfluous.
 SOURCE = 'frozen_init_cfg'
@@ -45,12 +47,17 @@ class CompleteLoading:
                                       or not any(prefix + name in state_dict for name in own))
         if only_tuned:
             self._add_frozen(state_dict, prefix, local_metadata.get(SOURCE))
+        else:
+            read = fingerprint_of_file(state_dict, prefix, own)
         _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         self._check_complete(state_dict, prefix)
         if not only_tuned:
             self._frozen_loaded = True
+            # Its modules load after it: this is what they will hold.
+            self._frozen_file = read, fingerprint({name: state_dict.get(prefix + name, value).to(value.dtype)
+                                                   for name, value in self.frozen_tensors().items()})
 
     def _add_frozen(self, state_dict: dict, prefix: str, source: dict | None) -> None:
         """Complete a checkpoint of what was tuned by the frozen weights here, if they are the right ones.
@@ -59,22 +66,27 @@ class CompleteLoading:
             source: Where the checkpoint says that they are.
         """
         wanted = state_dict.pop(prefix + FINGERPRINT, None)
+        of_file = state_dict.pop(prefix + FILE_FINGERPRINT, None)
         frozen = {name: value for name, value in self.frozen_tensors().items() if prefix + name not in state_dict}
         if wanted is None:
             log(f'The checkpoint of {type(self).__name__} has prompts only and does not say which frozen weights '
                       'they were tuned on (mmprovpt.tuned_state_dict would): they are taken to be those here.',
                       logging.WARNING)
         else:
-            self._require(wanted, frozen, source)
+            self._require(wanted, frozen, source, of_file)
         state_dict.update({prefix + name: value for name, value in frozen.items()})
 
-    def _require(self, wanted: Tensor, frozen: dict[str, Tensor], source: dict | None) -> None:
+    def _require(self, wanted: Tensor, frozen: dict[str, Tensor], source: dict | None,
+                 of_file: Tensor | None = None) -> None:
         """Raise if the frozen weights are not those of this fingerprint, nor are so after ``init_weights``.
 
         Args:
             source: Replaces an init_cfg that names no checkpoint.
+            of_file: Fingerprint of what they were read from; that is enough.
         """
         wanted, here = _hex(wanted), _hex(fingerprint(frozen))
+        if of_file is not None and _is_of_file(self, of_file):
+            return
         # Whoever only tests or infers does not initialise. What timm's constructor has loaded, it says by _is_init.
         loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
         if here != wanted and not loaded and source and not named_checkpoint(self):
@@ -89,7 +101,7 @@ class CompleteLoading:
                 raise CheckpointError(f'The checkpoint holds only what was tuned of {type(self).__name__}, and the '
                                    f'frozen weights cannot be read from {source}: {error}\n'
                                    f'{_ADVICE}') from error
-            here = _hex(fingerprint(frozen))
+            here = wanted if of_file is not None and _is_of_file(self, of_file) else _hex(fingerprint(frozen))
         if here != wanted:
             raise CheckpointError(
                 f'The checkpoint holds only what was tuned, on other frozen weights than {type(self).__name__} has:\n'
@@ -124,6 +136,34 @@ def fingerprint(tensors: dict[str, Tensor]) -> Tensor:
             digest.update(f'{name} {value.dtype} {tuple(value.shape)};'.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def fingerprint_of_file(state_dict: dict, prefix: str, own: dict[str, Tensor]) -> Tensor:
+    """(32,) uint8, SHA-256 of a backbone's weights as they were read, and of the shapes that they are loaded into.
+
+    Args:
+        state_dict: Before anything was renamed or resized; more than the backbone's.
+        prefix: Of the backbone's keys.
+        own: The backbone's tensors without prompts; their shapes count, so that another image size is another one.
+    """
+    read = {key[len(prefix):]: value for key, value in state_dict.items()
+            if key.startswith(prefix) and not key.startswith(prefix + PROMPTS) and isinstance(value, Tensor)}
+    shapes = [(name, tuple(value.shape)) for name, value in sorted(own.items()) if value.is_floating_point()]
+    digest = hashlib.sha256(f'{shapes}'.encode() + bytes(fingerprint(read).tolist()))
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def loaded_file(backbone: nn.Module) -> Tensor | None:
+    """Fingerprint of what the frozen weights were read from; None if they were not, or were changed since."""
+    file, after = getattr(backbone, '_frozen_file', (None, None))
+    if file is None or not torch.equal(after, fingerprint(backbone.frozen_tensors())):
+        return None
+    return file
+
+
+def _is_of_file(backbone: nn.Module, wanted: Tensor) -> bool:
+    file = loaded_file(backbone)
+    return file is not None and torch.equal(file, wanted.cpu())
 
 
 def named_checkpoint(backbone: nn.Module) -> dict | None:

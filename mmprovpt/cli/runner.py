@@ -1,16 +1,17 @@
 """Models and Runners of configs for GPUs, on CPU too."""
 import atexit
-import os.path as osp
-import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import remove_empty, removing_empty
 from mmprovpt.hooks import PromptCheckHook
 
 from .config_parts import type_name
@@ -38,21 +39,36 @@ def load_weights(model: torch.nn.Module, checkpoint: str) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the Runner, on CPU too; where that fails, leave no new work directory behind."""
+    """Build the Runner, on CPU too; where that fails, take away what it has begun, and nothing of anybody else's."""
     if cfg.get('env_cfg') is None:
         cfg.env_cfg = dict(dist_cfg=dict(backend='nccl'))  # Runner's default; FlexibleRunner fails without
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
-    existed = osp.exists(cfg.work_dir)
-    try:
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(cfg.work_dir, ignore_errors=True)
-        raise
+    before = _log_files()
+    with removing_empty(cfg.work_dir):
+        try:
+            runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        except BaseException:
+            for path in _log_files() - before:
+                _remove_log(path)
+            raise
     if not any(isinstance(hook, PromptCheckHook) for hook in runner.hooks):
         runner.register_hook(PromptCheckHook())
     return runner
+
+
+def _log_files() -> set[Path]:
+    """Those that the current logger writes; only rank 0 has one."""
+    return {Path(handler.baseFilename) for handler in MMLogger.get_current_instance().handlers
+           if hasattr(handler, 'baseFilename')}
+
+
+def _remove_log(path: Path) -> None:
+    """Remove the log of a Runner that was not built, what its visualizer keeps of the config, and their folders."""
+    pictures = path.parent / 'vis_data'
+    for file in (path, pictures / 'config.py'):
+        file.unlink(missing_ok=True)
+    remove_empty([folder for folder in (pictures, path.parent) if folder.exists()])
 
 
 def adapt_to_cpu(cfg: Config) -> None:

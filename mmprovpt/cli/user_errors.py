@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmprovpt.errors import ConfigError
+from mmprovpt.errors import ConfigError, DivergedError
 
 
 @contextmanager
@@ -13,7 +13,7 @@ def user_errors() -> Iterator[None]:
     """End the program with a message instead of a traceback for mistakes in configs and data."""
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, DivergedError) as error:
         message = f'error: {error}'
     except json.JSONDecodeError as error:
         message = (f'error: an annotation file is corrupt ({error}): fetch or generate again what '

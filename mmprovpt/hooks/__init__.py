@@ -3,7 +3,10 @@ import mmprovpt.registry  # noqa: F401  first: without MMEngine it says what to 
 
 from .checkpoint_hook import PromptCheckpointHook
 from .class_check import ClassCheckHook
+from .finite import FiniteOptimWrapper
 from .prompt_check import PromptCheckHook
 from .relocation_hook import PromptRelocationHook
 
-__all__ = ['ClassCheckHook', 'PromptCheckHook', 'PromptCheckpointHook', 'PromptRelocationHook']
+__all__ = [
+    'ClassCheckHook', 'FiniteOptimWrapper', 'PromptCheckHook', 'PromptCheckpointHook', 'PromptRelocationHook'
+]

@@ -8,12 +8,14 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from mmprovpt.backbones import prompted_backbones, share_frozen, tuned_state_dict
 from mmprovpt.files import write_atomically
 from mmprovpt.registry import HOOKS
 
 from .find import require_replicas, unwrapped
+from .finite import require_finite
 
 ATOMIC = 'mmprovpt_atomic'
 
@@ -28,7 +30,8 @@ class PromptCheckpointHook(CheckpointHook):
 
     Safe: killed at whatever moment, a run leaves ``last_checkpoint`` naming a whole checkpoint, and the best one so
     far. Files are written under another name and renamed; old ones are removed when the new are there. This holds
-    for local files; other storage is written as MMEngine does.
+    for local files; other storage is written as MMEngine does. What is not finite is not saved: training ends with an
+    error, and the last checkpoint and the best one stay.
 
     It is a kind of CheckpointHook and no hook beside it, because it replaces how files are written, and because it
     must come after EMAHook, which swaps the two state dicts when they are saved, by keys that both must have.
@@ -39,6 +42,8 @@ class PromptCheckpointHook(CheckpointHook):
 
     Raises:
         ValueError: Before training, if the model has no backbone with prompts, or its parameters may be sharded.
+        DivergedError: When saving, on all ranks, if trained weights, statistics of norms, averages or the optimizer's
+            state are not finite.
     """
 
     def __init__(self, *args, save_only_tuned: bool = True, **kwargs) -> None:
@@ -55,6 +60,7 @@ class PromptCheckpointHook(CheckpointHook):
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 share_frozen(unwrapped(runner.model), hook.ema_model.module)
+                _leave_shared_alone(hook.ema_model)
 
     def before_train(self, runner: Runner) -> None:
         """As upstream; then choose how to write."""
@@ -64,6 +70,10 @@ class PromptCheckpointHook(CheckpointHook):
                 prompted_backbones(unwrapped(runner.model))
             except ValueError as error:
                 raise ValueError(f'{error}: give PromptCheckpointHook save_only_tuned=False') from None
+        kept = runner.message_hub.runtime_info.get('keep_ckpt_ids')
+        if kept and self.max_keep_ckpts > 0 and self.filename_tmpl.format(0) == self.filename_tmpl.format(1):
+            # Of more steps than are kept, upstream would now remove the only file, which all of them have.
+            runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts:])
         super().before_train(runner)
         if type(self.file_backend) is LocalBackend:
             self.backend_args = dict(backend=ATOMIC)
@@ -79,6 +89,7 @@ class PromptCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """As upstream, which however removes the outdated checkpoint before the new one is there."""
+        self._require_finite(runner)
         outdated = self._note(runner, step)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -101,12 +112,26 @@ class PromptCheckpointHook(CheckpointHook):
         kept = [*self.keep_ckpt_ids, step]
         self.keep_ckpt_ids.append(step)  # it is as long as max_keep_ckpts, and forgets the first
         runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        return [self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
-                for old in kept[:-self.max_keep_ckpts]]
+        paths = [self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)) for old in kept]
+        # Without a number in filename_tmpl they are all the same.
+        return [path for path in paths[:-self.max_keep_ckpts] if path not in paths[-self.max_keep_ckpts:]]
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with _removing_last(self.file_backend):
+        if not self.save_best:
+            return
+        self._require_finite(runner)
+        with _removing_last(self.file_backend) as outdated:
             super()._save_best_checkpoint(runner, metrics)
+            # The new one may have the name of the former: filename_tmpl without a number, two validations in one epoch.
+            written = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+            outdated[:] = [path for path in outdated if path not in written]
+
+    def _require_finite(self, runner: Runner) -> None:
+        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        require_finite(
+            unwrapped(runner.model), runner.optim_wrapper, averages,
+            f'in iteration {runner.iter}, so nothing is saved, and '
+            f'{self.last_ckpt or "no earlier checkpoint of this run"} is the last')
 
 
 @register_backend(ATOMIC, force=True)
@@ -119,13 +144,27 @@ class AtomicBackend(LocalBackend):
 
 
 @contextmanager
-def _removing_last(backend) -> Iterator[None]:
+def _removing_last(backend) -> Iterator[list]:
     """For the time of a ``with``, a file backend only notes what it is to remove; it does so if all goes well."""
-    noted = []
+    noted: list = []
     backend.remove = noted.append
     try:
-        yield
+        yield noted
     finally:
         del backend.remove
     for path in noted:
         backend.remove(path)
+
+
+def _leave_shared_alone(average: nn.Module) -> None:
+    """Have an average not touch what it shares with the model: x + m (x - x) makes -0.0 another zero.
+
+    A fingerprint is over bits, so the run could not be resumed.
+    """
+    mean = average.avg_func
+
+    def unless_shared(averaged: Tensor, source: Tensor, steps: int) -> None:
+        if averaged.data_ptr() != source.data_ptr():
+            mean(averaged, source, steps)
+
+    average.avg_func = unless_shared

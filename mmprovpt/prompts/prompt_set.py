@@ -268,6 +268,7 @@ class PromptSet(nn.Module):
             return
         if given or form is not None:
             others = {key for key in state_dict if key.startswith(prefix)} - {prefix + name for name in own}
+            others = {key for key in others if not key.startswith(f'{prefix}frozen_')}  # fingerprints
             self._require_fit(given, _form_name(form, others), prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)

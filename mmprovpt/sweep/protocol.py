@@ -12,6 +12,7 @@ from mmprovpt.cli.config_parts import find_hooks, find_prompts_config, has_lora,
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import write_atomically
 
 from .trial import read_result, state_of
 
@@ -205,21 +206,30 @@ def write_config(trial: Trial) -> Path:
         raise ConfigError(f'{trial.folder} holds a run of another config ({path}): give another --work-dir, or remove '
                           'both')
     trial.folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(trial.cfg.pretty_text)
+    write_atomically(trial.cfg.pretty_text.encode(), path)
     return path
 
 
 def choose_winner(trials: Sequence[Trial]) -> Trial:
     """The finished trial with the highest score; of equals the lower learning rate, then the lower weight decay.
 
+    Those that diverged or were stopped early are through, and do not win.
+
     Raises:
-        ConfigError: None is finished.
+        ConfigError: One has failed or was interrupted, and might have won; or none has a score.
     """
+    open_ones = [trial for trial in trials if read_result(trial.folder) is None]
+    if open_ones:
+        raise ConfigError(f'{len(open_ones)} of {len(trials)} trials of {trials[0].folder.parent} are not finished and '
+                          f'might win, so no winner is named; start again to retry:\n{_states(open_ones)}')
     done = _finished(trials)
     if not done:
-        lines = '\n'.join(f'  {trial.name}: {state_of(trial.folder)}' for trial in trials)
-        raise ConfigError(f'no trial of {trials[0].folder.parent} is finished, so none wins:\n{lines}')
+        raise ConfigError(f'no trial of {trials[0].folder.parent} has a score, so none wins:\n{_states(trials)}')
     return min(done, key=lambda pair: (-pair[1]['score'], pair[0].base_lr, pair[0].weight_decay))[0]
+
+
+def _states(trials: Sequence[Trial]) -> str:
+    return '\n'.join(f'  {trial.name}: {state_of(trial.folder)}' for trial in trials)
 
 
 def _finished(trials: Sequence[Trial]) -> list[tuple[Trial, dict]]:

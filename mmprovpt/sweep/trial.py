@@ -12,17 +12,15 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.cli.parameters import count_trainable
-from mmprovpt.errors import ConfigError
+from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.files import write_atomically
 from mmprovpt.prompts.prompt_set import PromptSet
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
+WAIT = 30  # seconds, for the process of a sweep that was killed, which may outlive it
 CHECK_INTERVAL = 10  # iterations between looks at the loss, which wait for the device
-
-
-class DivergedError(Exception):
-    """The loss or the weights are no longer finite: the trial is over, and would end so again."""
 
 
 class _History(Hook):
@@ -39,7 +37,7 @@ class _History(Hook):
     def before_train(self, runner):
         # What was validated after the checkpoint that the run goes on from comes again.
         self.rows = [row for row in _read_lines(self._path) if row['iter'] <= runner.iter]
-        self._path.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
+        write_atomically(''.join(json.dumps(row) + '\n' for row in self.rows).encode(), self._path)
         for row in self.rows:
             self._report_row(runner, row)
 
@@ -74,8 +72,13 @@ def run_trial(folder: Path, phase: str, metric: str,
         score, metrics, history, parameters and distribution; or ``score=None`` and the reason as ``error``.
 
     Raises:
-        ConfigError: There is no such metric.
+        ConfigError: There is no such metric, or another process trains in this folder.
     """
+    with locked(folder, WAIT):
+        return _run_trial(folder, phase, metric, report)
+
+
+def _run_trial(folder: Path, phase: str, metric: str, report: Callable[[dict], None]) -> dict:
     result = read_result(folder)
     if result is not None:
         for row in result['history'][:None if result.get('error') else -1]:
@@ -87,13 +90,13 @@ def run_trial(folder: Path, phase: str, metric: str,
     history = _History(folder, metric, report)
     try:
         result = _train(folder, phase, metric, history)
-    except DivergedError as error:
+    except DivergedError as error:  # it would end so again
         result = dict(score=None, error=f'diverged: {error}')
     result.update(history=history.rows, seconds=round(time.time() - start, 1))
+    _write(folder / RESULT, result)
     if phase == 'search':  # only numbers of it are wanted
         for path in folder.glob('*.pth'):
             path.unlink()
-    _write(folder / RESULT, result)
     return result
 
 
@@ -155,9 +158,13 @@ def give_up(folder: Path, reason: str) -> None:
 
 
 def read_result(folder: Path) -> dict | None:
-    """What a finished trial came to; None of one that is not."""
-    path = Path(folder) / RESULT
-    return json.loads(path.read_text()) if path.exists() else None
+    """What a finished trial came to; None of one that is not, or whose file a kill or a full disk has cut off."""
+    try:
+        result = json.loads((Path(folder) / RESULT).read_text())
+        whole = result['score'] is not None or bool(result.get('error'))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return result if whole else None
 
 
 def state_of(folder: Path) -> str:
@@ -167,7 +174,7 @@ def state_of(folder: Path) -> str:
     if result is not None:
         return result.get('error') or 'finished'
     if (folder / ERROR).exists():
-        return 'failed: ' + (folder / ERROR).read_text().strip().splitlines()[-1]
+        return 'failed: ' + ((folder / ERROR).read_text().strip().splitlines() or ['killed while it said why'])[-1]
     rows = _read_lines(folder / HISTORY)
     if rows:
         return f'not finished: {len(rows)} validations'
@@ -175,9 +182,17 @@ def state_of(folder: Path) -> str:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """Whole lines of a JSON-lines file: a kill cuts off the last."""
-    text = path.read_text() if path.exists() else ''
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]
+    """Whole lines of a JSON-lines file, up to the first that is none: a kill cuts off the last."""
+    rows = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b'\n') or not isinstance(row, dict):
+            break
+        rows.append(row)
+    return rows
 
 
 def _write(path: Path, content: dict) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from test_hooks import tuned_run
 from test_hooks.survival_run import train
@@ -17,6 +18,7 @@ from test_hooks.test_survival import VALIDATION, Crash, assert_same, moved
 from test_hooks.toy_run import ToyModel, make_runner
 from test_hooks.tuned_run import SMALL, TunedModel
 
+from mmprovpt.errors import DivergedError
 from mmprovpt.files import write_atomically
 
 KEY = 'backbone.prompts.frozen_sha256'
@@ -175,6 +177,90 @@ def test_keeps_as_many_as_upstream(tmp_path, keep, by_epoch):
                       runner.message_hub.get_info('keep_ckpt_ids') if keep > 0 else None))
     assert left[0] == left[1] and len(left[0]) == (4 if keep < 0 else keep)
     assert noted[0] == noted[1]
+
+
+@pytest.mark.parametrize('template', ['latest.pth', 'step_{}.pth'])
+@pytest.mark.parametrize('keep, best', [(1, True), (2, True), (1, False), (2, False), (-1, False)])
+def test_names_with_and_without_a_number(tmp_path, template, keep, best):
+    """As upstream's; the best one, too, whose name without a number is always the same."""
+    left = []
+    for kind in ('CheckpointHook', 'mmprovpt.PromptCheckpointHook'):
+        hook = dict(BEST_HOOK if best else SMALL, type=kind, filename_tmpl=template, max_keep_ckpts=keep)
+        tuned(tmp_path / kind, epochs=4, checkpoint=hook, hook=None, **BEST if best else {})
+        last = Path((tmp_path / kind / 'last_checkpoint').read_text())
+        left.append([last.name, *sorted(path.name for path in (tmp_path / kind).glob('*.pth*'))])
+        assert load(last)['meta']['epoch'] == 4
+    assert left[0] == left[1]
+    assert left[1][:2] == [template.format(4), f'best_falling_{template.format(4)}' if best else left[1][1]]
+
+
+def test_name_without_a_number_is_resumed_with_fewer_to_keep(tmp_path):
+    """Of the steps that are no longer kept, nothing must be removed: it is the only file."""
+    hook = dict(SMALL, filename_tmpl='latest.pth')
+    whole = tuned(tmp_path / 'whole')
+    tuned(tmp_path / 'part', epochs=3, checkpoint=dict(hook, max_keep_ckpts=3))
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / 'part', seed=1, resume=True, checkpoint=dict(hook, max_keep_ckpts=1), hooks=[Crash(19)])
+    assert_same(whole, tuned(tmp_path / 'part', seed=1, resume=True, checkpoint=dict(hook, max_keep_ckpts=1)))
+    assert load(tmp_path / 'part/latest.pth')['meta']['epoch'] == 4
+
+
+class MinusZeros(TunedModel):
+    """Frozen weights as they are published: some numbers are -0.0."""
+
+    def init_weights(self):
+        super().init_weights()
+        with torch.no_grad():
+            self.backbone.blocks[1].mlp.fc1.bias.fill_(-0.)
+
+
+@pytest.mark.parametrize('average', ['ExponentialMovingAverage', 'StochasticWeightAverage'])
+def test_averages_leave_the_sign_of_zero(tmp_path, average):
+    """Fingerprints are over bits."""
+    options = dict(hook=dict(), checkpoint=SMALL, epochs=3)
+    average = [dict(type='EMAHook', ema_type=average)]
+    whole = train(tmp_path / 'whole', model=MinusZeros(), hooks=average, **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / 'part', model=MinusZeros(), hooks=[*average, Crash(14)], **options)
+    part = train(tmp_path / 'part', model=MinusZeros(seed=1), hooks=average, resume=True, **options)
+    assert_same(whole, part)
+    bias = part[0]['backbone.blocks.1.mlp.fc1.bias']
+    assert bias.eq(0).all() and bias.signbit().all()
+    kept = [load(tmp_path / name / 'epoch_3.pth')['ema_state_dict'] for name in ('whole', 'part')]
+    assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
+    tokens = 'module.backbone.prompts.tokens'
+    assert not torch.equal(kept[0][tokens], load(tmp_path / 'part/epoch_3.pth')['state_dict'][tokens[7:]])
+
+
+class Spoil(Hook):
+    """Makes something NaN after the last step of the third epoch."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter != 17:
+            return
+        model, state = runner.model, runner.optim_wrapper.optimizer.state
+        found = dict(weight=model.head.weight.data, statistics=model.neck.running_mean,
+                     momentum=state[model.head.weight]['momentum_buffer'],
+                     average=next(hook for hook in runner.hooks if hasattr(hook, 'ema_model')).ema_model.module
+                     .head.weight.data)
+        found[self.what].view(-1)[1] = float('nan')
+
+
+@pytest.mark.parametrize('what, named', [
+    ('weight', 'head.weight'), ('statistics', 'neck.running_mean'), ('average', 'average: module.head.weight'),
+    ('momentum', 'optimizer: momentum_buffer of parameter ')])
+def test_finite_checkpoint_is_not_replaced_by_one_that_is_not(tmp_path, what, named):
+    """Neither the last, nor the best one, nor what last_checkpoint names."""
+    hooks = [dict(type='EMAHook', momentum=0.1, priority='HIGH'), Spoil(what)]
+    with pytest.raises(DivergedError, match=f'not finite in iteration .*epoch_2.pth is the last: .*{named}'):
+        tuned(tmp_path, epochs=4, hook=None, checkpoint=BEST_HOOK, hooks=hooks, **BEST)
+    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['best_falling_epoch_2.pth', 'epoch_2.pth']
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_2.pth')
+    for name in ('best_falling_epoch_2.pth', 'epoch_2.pth'):
+        assert all(value.isfinite().all() for value in load(tmp_path / name)['state_dict'].values())
 
 
 @METRICS.register_module(force=True)

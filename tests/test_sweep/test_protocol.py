@@ -13,13 +13,14 @@ from mmprovpt.sweep import (
     folder_name,
     give_up,
     own_rates,
+    read_result,
     read_task,
     search_trials,
     state_of,
     summarise,
     write_config,
 )
-from mmprovpt.sweep.trial import ERROR, RESULT
+from mmprovpt.sweep.trial import ERROR, HISTORY, RESULT
 
 
 @pytest.fixture
@@ -120,18 +121,48 @@ def test_winner_and_ties(task, tmp_path):
         trial.folder.mkdir(parents=True)
     (trials[2].folder / ERROR).write_text('Traceback\nRuntimeError: CUDA out of memory')
     give_up(trials[1].folder, 'stopped early')
-    with pytest.raises(ConfigError, match='(?s)no trial of .* is finished.*base_5_wd_0: stopped early.*'
-                                          'base_1_wd_0.01: failed: RuntimeError: CUDA out.*base_1_wd_0: not begun'):
-        choose_winner(trials)
     finish(trials[0], 70.)
-    assert choose_winner(trials) is trials[0]
+    with pytest.raises(ConfigError, match='(?s)2 of 4 trials of .* are not finished .*no winner is named.*\n'
+                                          '  base_1_wd_0.01: failed: RuntimeError: CUDA out of memory\n'
+                                          '  base_1_wd_0: not begun$'):
+        choose_winner(trials)
+    finish(trials[2], None, error='diverged: the loss of iteration 10 is nan')
+    finish(trials[3], None, error='diverged: the loss of iteration 20 is nan')
+    assert choose_winner(trials) is trials[0], 'those that are through without a score do not win'
     finish(trials[2], 70.)
-    finish(trials[3], None, error='diverged: the loss of iteration 10 is nan')
     assert choose_winner(trials) is trials[2], 'the lower learning rate'
     finish(trials[3], 70.)
     assert choose_winner(trials) is trials[3], 'then the lower weight decay'
     finish(trials[1], 70.5)
     assert choose_winner(trials) is trials[1]
+
+
+def test_none_wins(task, tmp_path):
+    trials = search_trials(task, tmp_path, [5, 1], [0])
+    for trial in trials:
+        trial.folder.mkdir(parents=True)
+        give_up(trial.folder, 'stopped early')
+    with pytest.raises(ConfigError, match='(?s)no trial of .*search has a score.*base_1_wd_0: stopped early'):
+        choose_winner(trials)
+
+
+@pytest.mark.parametrize('share', [0, 0.5, 0.99])
+def test_results_cut_off_are_none(task, tmp_path, share):
+    """At every place: of another writer, or by a file system that lost the end."""
+    trial, = search_trials(task, tmp_path, [5], [0])
+    trial.folder.mkdir(parents=True)
+    finish(trial, 70., history=[dict(iter=2), dict(iter=4)])
+    text = (trial.folder / RESULT).read_text()
+    (trial.folder / RESULT).write_text(text[:int(len(text) * share)])
+    (trial.folder / HISTORY).write_text('{"iter": 2}\n{"it')
+    assert read_result(trial.folder) is None and state_of(trial.folder) == 'not finished: 1 validations'
+    with pytest.raises(ConfigError, match='1 of 1 trials .* not finished'):
+        choose_winner([trial])
+    (trial.folder / HISTORY).write_bytes(b'{"iter": 2}\n\0\0\0\n{"iter": 4}\n')
+    (trial.folder / ERROR).touch()
+    assert state_of(trial.folder) == 'failed: killed while it said why'
+    (trial.folder / ERROR).unlink()
+    assert state_of(trial.folder) == 'not finished: 1 validations'
 
 
 def test_summary(task, tmp_path):

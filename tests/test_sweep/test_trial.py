@@ -4,6 +4,7 @@ import json
 import pytest
 from tiny_task import write_images, write_task
 
+from mmprovpt.cli.lock import locked
 from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import final_trials, read_result, read_task, run_trial, search_trials, state_of, write_config
 from mmprovpt.sweep.trial import HISTORY, last_checkpoint
@@ -110,6 +111,14 @@ def test_diverged_is_an_end(task, tmp_path):
     assert state_of(folder) == result['error']
     before = sorted(folder.iterdir())
     assert run_trial(folder, 'search', METRIC) == json.loads(json.dumps(result)) and sorted(folder.iterdir()) == before
+
+
+def test_trial_that_another_process_trains(task, tmp_path, monkeypatch):
+    folder = search(task, tmp_path)
+    monkeypatch.setattr('mmprovpt.sweep.trial.WAIT', 0)
+    with locked(folder), pytest.raises(ConfigError, match='is in use: process'):
+        run_trial(folder, 'search', METRIC)
+    assert list(folder.iterdir()) == []
 
 
 def test_unknown_metric(task, tmp_path):

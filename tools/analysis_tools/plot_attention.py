@@ -15,6 +15,7 @@ from mmengine.runner import load_checkpoint
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
+from mmprovpt.files import refuse_overwriting
 from mmprovpt.prompts import find_prompts
 from mmprovpt.visualization import attention_maps, plot_attention
 
@@ -67,6 +68,7 @@ def main():
     for kind, path in (('config', args.config), ('checkpoint', args.checkpoint), ('image', args.image)):
         if not Path(path).is_file():
             raise ConfigError(f'no such {kind} file: {path} (looked for: {Path(path).absolute()})')
+    refuse_overwriting(args.out, args.config, args.checkpoint, args.image)
     cfg = Config.fromfile(args.config)
     model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)

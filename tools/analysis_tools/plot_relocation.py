@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmprovpt.errors import ConfigError
+from mmprovpt.files import refuse_overwriting
 from mmprovpt.visualization import LogError, plot_relocation, read_log
 
 
@@ -21,6 +23,7 @@ def main():
     if len(names) != len(args.logs):
         sys.exit(f'error: {len(args.logs)} logs, but --names gives {len(names)}')
     try:
+        refuse_overwriting(args.out, *args.logs)
         runs = [read_log(log, name) for log, name in zip(args.logs, names)]
         blocks = [len(run.counts) for run in runs]
         if len(set(blocks)) > 1:
@@ -32,7 +35,7 @@ def main():
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         print(plot_relocation(runs, out))
-    except LogError as error:
+    except (ConfigError, LogError) as error:
         sys.exit(f'error: {error}')
 
 

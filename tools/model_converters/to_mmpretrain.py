@@ -8,6 +8,7 @@ import argparse
 from convert_weights import convert, some
 
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.files import refuse_overwriting
 
 
 def parse_args():
@@ -24,6 +25,7 @@ def parse_args():
 def main():
     args = parse_args()
     with user_errors():
+        refuse_overwriting(args.out, args.source)
         meta = convert(args.source, args.out, args.img_size, args.num_heads, args.timm)
         print(f'{args.source}: {meta["source"]}, sha256 {meta["sha256"]}')
         print(f'left out: {some(meta["left_out"]) or "nothing"}')

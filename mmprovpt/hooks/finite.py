@@ -1,0 +1,156 @@
+"""Steps and checkpoints that are finite, or are not made."""
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from mmengine import dist
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from mmprovpt.errors import ConfigError, DivergedError
+from mmprovpt.registry import OPTIM_WRAPPERS
+
+LAG = 8  # steps after which the host asks a GPU whether one was finite, which it then knows
+
+
+@OPTIM_WRAPPERS.register_module()
+class FiniteOptimWrapper(OptimWrapper):
+    """MMEngine's OptimWrapper, but a step whose loss or gradient is not finite is left out, on all ranks alike.
+
+    Parameters and the optimizer's state stay as they were. A loss that is not finite makes every gradient NaN, which
+    the ranks exchange in any case, so nothing more is sent. With accumulation, the whole step is left out.
+
+    On a GPU nobody waits for the device if the optimizer is one of PyTorch's with ``fused=True``: the kernel itself
+    leaves the step out, and the host learns of it 8 steps later. For any other, each step waits. (``clip_grad`` waits,
+    too: MMEngine logs the norm.)
+
+    The log names each step that was left out, and from the first one on has their number as ``skipped_steps``.
+
+    Statistics of batch norms are written in the forward pass, before anybody knows; see
+    :class:`~mmprovpt.hooks.PromptCheckpointHook` for what becomes of those.
+
+    Args:
+        max_skipped (int): Training stops when so many steps in a row were left out, >= 1.
+        *args, **kwargs: Of :class:`mmengine.optim.OptimWrapper`.
+
+    Attributes:
+        skipped (int): Steps left out so far in this process, those of the last 8 steps excepted on a GPU.
+
+    Raises:
+        ConfigError: ``max_skipped`` is no int >= 1.
+        DivergedError: In training, on all ranks: ``max_skipped`` steps in a row were left out.
+    """
+
+    def __init__(self, *args, max_skipped: int = 10, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if type(max_skipped) is not int or max_skipped < 1:
+            raise ConfigError(f'max_skipped must be an int >= 1, but is {max_skipped!r}')
+        self.max_skipped = max_skipped
+        self.skipped = 0
+        self._in_a_row = 0
+        self._unseen: deque = deque()  # of the last steps: iteration, whether it was finite, event of the device
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """As upstream; all gradients are NaN if the loss is not finite, a scalar."""
+        seed = torch.where(loss.detach().isfinite(), 1., torch.nan).to(loss.dtype)
+        super().backward(loss, gradient=seed, **kwargs)
+
+    def step(self, **kwargs) -> None:
+        """As upstream, if all gradients are finite."""
+        finite = self._is_finite()
+        # The first step makes the optimizer's state; left out by the kernel, it would leave memory that is not set.
+        if not finite.is_cuda or not self.optimizer.state or not _skips_by_itself(self.optimizer):
+            self._note(bool(finite))
+            if finite:
+                super().step(**kwargs)
+            return
+        copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._note(copy, event)
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, finite.logical_not().float()
+        try:
+            super().step(**kwargs)
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+
+    def _is_finite(self) -> Tensor:
+        """Whether all gradients are, one element on their device."""
+        grads = [parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
+                 if parameter.grad is not None]
+        return get_total_norm(grads, torch.inf).isfinite() if grads else torch.tensor(True)
+
+    def _note(self, finite: bool | Tensor, event: torch.cuda.Event | None = None) -> None:
+        self._unseen.append((self.message_hub.get_info('iter', -1) + 1, finite, event))
+        while self._unseen and (self._unseen[0][2] is None or len(self._unseen) > LAG):
+            self._see(*self._unseen.popleft())
+
+    def _see(self, iteration: int, finite: bool | Tensor, event: torch.cuda.Event | None) -> None:
+        if event is not None:
+            event.synchronize()  # of a step long done
+        if finite:
+            self._in_a_row = 0
+        else:
+            self._in_a_row += 1
+            self.skipped += 1
+            print_log(f'The step of iteration {iteration} is left out: its loss or gradient is not finite ('
+                      f'{self._in_a_row} in a row, {self.skipped} in all)', logger='current', level=30)
+        if self.skipped:
+            self.message_hub.update_scalar('train/skipped_steps', self.skipped)
+        if self._in_a_row >= self.max_skipped:
+            raise DivergedError(
+                f'the loss or gradient of {self._in_a_row} steps in a row was not finite, the last that of iteration '
+                f'{iteration}. Resume from the last checkpoint with a lower learning rate or clip_grad, or find the '
+                'data that do this')
+
+
+def _skips_by_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its kernels leave a step out by ``found_inf``, as PyTorch's loss scaler has them do."""
+    return getattr(optimizer, '_step_supports_amp_scaling', False) and \
+        all(group.get('fused') for group in optimizer.param_groups)
+
+
+def require_finite(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperDict, averages: list[nn.Module],
+                   place: str) -> None:
+    """Check what a checkpoint would hold of training; every rank must call it. It waits for the device once.
+
+    Args:
+        model: Trained parameters and statistics of norms are looked at.
+        optim_wrapper: And the states of the optimizers.
+        averages: And averages of the model, as the model.
+        place: For the message: when, and what is there still.
+
+    Raises:
+        DivergedError: On all ranks, if anything on any is not finite.
+    """
+    found = dict(_of_training(model, optim_wrapper, averages))
+    if not found:
+        return
+    device = next(iter(found.values())).device
+    bad = torch.stack([value.isfinite().all().to(device) for value in found.values()]).logical_not().to(torch.int32)
+    dist.all_reduce(bad, 'max')
+    names = [name for name, is_bad in zip(found, bad.tolist()) if is_bad]
+    if names:
+        more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+        raise DivergedError(f'not finite {place}: {", ".join(names[:5])}{more}. Resume from there with a lower '
+                            'learning rate or clip_grad; mmprovpt.FiniteOptimWrapper leaves out such steps')
+
+
+def _of_training(model, optim_wrapper, averages) -> Iterator[tuple[str, Tensor]]:
+    for number, module in enumerate([model, *averages]):
+        prefix = 'average: ' if number else ''
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for name, value in module.named_parameters():
+            if name.removeprefix('module.' if number else '') in trained:
+                yield prefix + name, value.detach()
+        for name, value in module.named_buffers():
+            if name.rpartition('.')[2] in ('running_mean', 'running_var'):
+                yield prefix + name, value
+    wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
+    for wrapper in wrappers:
+        for number, state in enumerate(wrapper.optimizer.state.values()):
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.is_floating_point():
+                    yield f'optimizer: {key} of parameter {number}', value
