@@ -5,6 +5,7 @@ The model is built from the config, so that it is known what is frozen. --merge 
 the config's init_cfg says, and refuses others than the small checkpoint was tuned on.
 """
 import argparse
+import contextlib
 import copy
 import os.path as osp
 from functools import partial
@@ -16,6 +17,8 @@ from mmengine.runner.checkpoint import load_state_dict
 
 from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
+from mmprovpt.cli.carried_config import only_registered, parse_config
+from mmprovpt.cli.options import add_trust_option
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
@@ -36,6 +39,7 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='override settings of the config, such as model.backbone.init_cfg.checkpoint')
+    add_trust_option(parser)
     return parser.parse_args()
 
 
@@ -49,14 +53,20 @@ def load(path):
 
 
 def find_config(checkpoint, args):
+    """The config, and in what its model is to be built."""
+    building = contextlib.nullcontext()
     if args.config:
         cfg = Config.fromfile(args.config)
     elif 'cfg' in checkpoint.get('meta', {}):
-        cfg = Config.fromstring(checkpoint['meta']['cfg'], file_format='.py')
+        text = checkpoint['meta']['cfg']
+        if args.trust_checkpoint:
+            cfg = Config.fromstring(text, file_format='.py')
+        else:
+            cfg, building = parse_config(text), only_registered()
     else:
         raise ConfigError(f'{args.checkpoint} carries no config: give --config')
     cfg.merge_from_dict(args.cfg_options or {})
-    return cfg
+    return cfg, building
 
 
 def convert(model, state_dict, merge):
@@ -75,7 +85,9 @@ def main():
     if args.merge and not any(key.endswith(FINGERPRINT) for key in checkpoint['state_dict']):
         raise ConfigError(f'{args.checkpoint} is no checkpoint of what was tuned: it has no key that ends with '
                           f'{FINGERPRINT}')
-    model = build_model(find_config(checkpoint, args))
+    cfg, building = find_config(checkpoint, args)
+    with building:
+        model = build_model(cfg)
     if not args.resumable:
         checkpoint = {key: checkpoint[key] for key in ('meta', 'state_dict') if key in checkpoint}
     average = checkpoint.get('ema_state_dict')
