@@ -64,7 +64,7 @@ def check_only_weights(path: str | Path) -> None:
         return
     try:
         _load_strictly(path, map_location='cpu', mmap=True)
-    except RuntimeError as error:  # of PyTorch before 1.6: not to be mapped
+    except (RuntimeError, TypeError) as error:  # a file of PyTorch before 1.6, or PyTorch 2.0: not to be mapped
         if 'mmap' not in str(error):
             raise
         _load_strictly(path, map_location='cpu')
@@ -128,13 +128,20 @@ def _allowed() -> list:
     allowed.append(argparse.Namespace)  # the arguments of training, in those of timm, DeiT and DINO
     try:
         from mmengine.logging.history_buffer import HistoryBuffer
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
     except ModuleNotFoundError:
         return allowed
+    one_cycle = object()  # in place of the class, of which nothing is to be made
+    own = [(HistoryBuffer, HistoryBuffer, ('min', 'max', 'current', 'mean')),
+           (one_cycle, OneCycleParamScheduler, ('_annealing_cos', '_annealing_linear'))]
 
     def getattr_(owner, name):
-        """Its pickle names its own methods thus; of anything else this would be a way to any function."""
-        if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-            return getattr(owner, name)
+        """Pickles name a class's own functions thus; of anything else this would be a way to any function."""
+        for given, kind, names in own:
+            if owner is given and name in names:
+                return getattr(kind, name)
         raise pickle.UnpicklingError('function getattr')
 
-    return [*allowed, HistoryBuffer, (getattr_, 'builtins.getattr'), (getattr_, '__builtin__.getattr')]
+    place = f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler'
+    return [*allowed, HistoryBuffer, (one_cycle, place),
+            *((getattr_, f'{module}.getattr') for module in ('builtins', '__builtin__'))]

@@ -12,7 +12,7 @@ _REMEDY = 'give your own by --config, or pass --trust-checkpoint if you trust wh
 
 
 def parse_config(text: str) -> Config:
-    """What MMEngine writes into ``meta['cfg']``: ``name = value`` lines of literals and ``dict(key=value)``.
+    """What MMEngine writes into ``meta['cfg']``: lines ``name = value`` of literals and ``dict(…)``.
 
     Nothing is imported for it, not even its ``custom_imports``.
 
@@ -56,9 +56,11 @@ def only_registered() -> Iterator[None]:
 
 def _value(node: ast.expr):
     if isinstance(node, ast.Call):
-        if getattr(node.func, 'id', None) != 'dict' or node.args or not all(part.arg for part in node.keywords):
+        if (getattr(node.func, 'id', None) != 'dict' or not all(part.arg for part in node.keywords)
+                or not all(isinstance(part, ast.Dict) for part in node.args) or len(node.args) > 1):
             raise _no_literal(node)
-        return {part.arg: _value(part.value) for part in node.keywords}
+        return {**_value(node.args[0] if node.args else ast.Dict([], [])),
+                **{part.arg: _value(part.value) for part in node.keywords}}
     if isinstance(node, ast.Dict):
         if None in node.keys:
             raise _no_literal(node)
