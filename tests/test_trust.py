@@ -313,6 +313,18 @@ def test_carried_config_is_read_and_not_executed(text, model, inside, call):
     assert not Path(MARKER).exists()
 
 
+def test_carried_config_initialises_by_what_is_registered(inside, call):
+    """--merge initialises the backbone, by its init_cfg."""
+    small = read('small.pth')
+    small['state_dict']._metadata['backbone'].pop('frozen_init_cfg')
+    initialise = f"init_cfg=dict(type='io.open', file={MARKER!r}, mode='w'), type='mmprovpt.Prompted"
+    small['meta']['cfg'] = small['meta']['cfg'].replace("type='mmprovpt.Prompted", initialise)
+    torch.save(small, 'initialising.pth')
+    with pytest.raises(SystemExit, match="^error: the config in the checkpoint has type='io.open'"):
+        call('export_prompts', 'initialising.pth', 'out5.pth', '--merge')
+    assert not Path(MARKER).exists()
+
+
 def test_carried_config_imports_nothing(inside, call):
     Path('side_effect.py').write_text(CALL)
     carry("\ncustom_imports = dict(imports=['side_effect'])\n")

@@ -53,7 +53,7 @@ def load(path):
 
 
 def find_config(checkpoint, args):
-    """The config, and in what its model is to be built."""
+    """The config, and in what its model is to be built and initialised."""
     building = contextlib.nullcontext()
     if args.config:
         cfg = Config.fromfile(args.config)
@@ -74,6 +74,8 @@ def convert(model, state_dict, merge):
     try:
         load_state_dict(model, state_dict, strict=True)
         return model.state_dict() if merge else tuned_state_dict(model)
+    except ConfigError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f'the checkpoint does not fit the config: {error}') from error
 
@@ -85,18 +87,18 @@ def main():
     if args.merge and not any(key.endswith(FINGERPRINT) for key in checkpoint['state_dict']):
         raise ConfigError(f'{args.checkpoint} is no checkpoint of what was tuned: it has no key that ends with '
                           f'{FINGERPRINT}')
+    if not args.resumable:
+        checkpoint = {key: checkpoint[key] for key in ('meta', 'state_dict') if key in checkpoint}
     cfg, building = find_config(checkpoint, args)
     with building:
         model = build_model(cfg)
-    if not args.resumable:
-        checkpoint = {key: checkpoint[key] for key in ('meta', 'state_dict') if key in checkpoint}
-    average = checkpoint.get('ema_state_dict')
-    if average is not None:
-        own = {key[len(EMA):]: value for key, value in average.items() if key.startswith(EMA)}
-        others = {key: value for key, value in average.items() if not key.startswith(EMA)}
-        own = copy.deepcopy(convert(model, own, args.merge))  # or the next loading would overwrite it
-        checkpoint['ema_state_dict'] = {**others, **{EMA + key: value for key, value in own.items()}}
-    checkpoint['state_dict'] = convert(model, checkpoint['state_dict'], args.merge)
+        average = checkpoint.get('ema_state_dict')
+        if average is not None:
+            own = {key[len(EMA):]: value for key, value in average.items() if key.startswith(EMA)}
+            others = {key: value for key, value in average.items() if not key.startswith(EMA)}
+            own = copy.deepcopy(convert(model, own, args.merge))  # or the next loading would overwrite it
+            checkpoint['ema_state_dict'] = {**others, **{EMA + key: value for key, value in own.items()}}
+        checkpoint['state_dict'] = convert(model, checkpoint['state_dict'], args.merge)
     write_atomically(partial(torch.save, checkpoint), args.out)
     print(f'{args.out}: {osp.getsize(args.out) / 1e6:.2f} MB, {len(checkpoint["state_dict"])} tensors')
 
