@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / 'mmprovpt'
 LAYERS = [
     ['version'],
     ['__init__', 'errors'],
-    ['files', 'kinds', 'log', 'registry'],
+    ['files', 'kinds', 'log', 'registry', 'trust'],
     ['attention', 'prompts', 'relocation'],
     ['backbones'],
     ['datasets', 'visualization'],

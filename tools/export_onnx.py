@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmprovpt.cli.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
-from mmprovpt.cli.options import read_config
+from mmprovpt.cli.options import add_trust_option, read_config
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
@@ -28,6 +28,7 @@ def parse_args():
     parser.add_argument('--opset', type=int, help="version of ONNX's operators; by default PyTorch chooses")
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config')
+    add_trust_option(parser)
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ The model is built from the config, so that it is known what is frozen. --merge 
 the config's init_cfg says, and refuses others than the small checkpoint was tuned on.
 """
 import argparse
+import contextlib
 import copy
 import os.path as osp
 from functools import partial
@@ -16,6 +17,8 @@ from mmengine.runner.checkpoint import load_state_dict
 
 from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
+from mmprovpt.cli.carried_config import only_registered, parse_config
+from mmprovpt.cli.options import add_trust_option
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
@@ -36,6 +39,7 @@ def parse_args():
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='override settings of the config, such as model.backbone.init_cfg.checkpoint')
+    add_trust_option(parser)
     return parser.parse_args()
 
 
@@ -49,14 +53,20 @@ def load(path):
 
 
 def find_config(checkpoint, args):
+    """The config, and in what its model is to be built and initialised."""
+    building = contextlib.nullcontext()
     if args.config:
         cfg = Config.fromfile(args.config)
     elif 'cfg' in checkpoint.get('meta', {}):
-        cfg = Config.fromstring(checkpoint['meta']['cfg'], file_format='.py')
+        text = checkpoint['meta']['cfg']
+        if args.trust_checkpoint:
+            cfg = Config.fromstring(text, file_format='.py')
+        else:
+            cfg, building = parse_config(text), only_registered()
     else:
         raise ConfigError(f'{args.checkpoint} carries no config: give --config')
     cfg.merge_from_dict(args.cfg_options or {})
-    return cfg
+    return cfg, building
 
 
 def convert(model, state_dict, merge):
@@ -64,6 +74,8 @@ def convert(model, state_dict, merge):
     try:
         load_state_dict(model, state_dict, strict=True)
         return model.state_dict() if merge else tuned_state_dict(model)
+    except ConfigError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f'the checkpoint does not fit the config: {error}') from error
 
@@ -76,16 +88,18 @@ def main():
     if args.merge and not any(key.endswith(FINGERPRINT) for key in checkpoint['state_dict']):
         raise ConfigError(f'{args.checkpoint} is no checkpoint of what was tuned: it has no key that ends with '
                           f'{FINGERPRINT}')
-    model = build_model(find_config(checkpoint, args))
     if not args.resumable:
         checkpoint = {key: checkpoint[key] for key in ('meta', 'state_dict') if key in checkpoint}
-    average = checkpoint.get('ema_state_dict')
-    if average is not None:
-        own = {key[len(EMA):]: value for key, value in average.items() if key.startswith(EMA)}
-        others = {key: value for key, value in average.items() if not key.startswith(EMA)}
-        own = copy.deepcopy(convert(model, own, args.merge))  # or the next loading would overwrite it
-        checkpoint['ema_state_dict'] = {**others, **{EMA + key: value for key, value in own.items()}}
-    checkpoint['state_dict'] = convert(model, checkpoint['state_dict'], args.merge)
+    cfg, building = find_config(checkpoint, args)
+    with building:
+        model = build_model(cfg)
+        average = checkpoint.get('ema_state_dict')
+        if average is not None:
+            own = {key[len(EMA):]: value for key, value in average.items() if key.startswith(EMA)}
+            others = {key: value for key, value in average.items() if not key.startswith(EMA)}
+            own = copy.deepcopy(convert(model, own, args.merge))  # or the next loading would overwrite it
+            checkpoint['ema_state_dict'] = {**others, **{EMA + key: value for key, value in own.items()}}
+        checkpoint['state_dict'] = convert(model, checkpoint['state_dict'], args.merge)
     write_atomically(partial(torch.save, checkpoint), args.out)
     print(f'{args.out}: {osp.getsize(args.out) / 1e6:.2f} MB, {len(checkpoint["state_dict"])} tensors')
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.cli.lock import locked
+from mmprovpt.cli.options import add_trust_option
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
@@ -94,7 +95,8 @@ def run_trials(trials: list[Trial], title: str, args: argparse.Namespace) -> Non
     from ray import tune
     asha = args.asha and trials[0].phase == 'search'
     # ASHA compares with those that are finished, too: they report again what they reported then.
-    params = [dict(folder=str(trial.folder.absolute()), phase=trial.phase, metric=args.metric, cwd=os.getcwd())
+    params = [dict(folder=str(trial.folder.absolute()), phase=trial.phase, metric=args.metric, cwd=os.getcwd(),
+                   trusted=args.trust_checkpoint)
               for trial in (trials if asha else todo)]
     scheduler = tune.schedulers.ASHAScheduler(
         grace_period=args.asha, reduction_factor=REDUCTION, max_t=10 ** 6) if asha else None
@@ -224,6 +226,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--asha', type=int, metavar='N',
                         help='stop the worse two of three trials early (ASHA), none before its N-th validation')
     parser.add_argument('--dry-run', action='store_true', help='print the trials and their state')
+    add_trust_option(parser)
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.asha is not None and args.asha < 1:
         parser.error('--seeds and --asha must be at least 1')

@@ -18,7 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import PixelData
 
-from mmprovpt.cli.options import read_config
+from mmprovpt.cli.options import add_trust_option, read_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
@@ -39,6 +39,7 @@ def parse_args():
         '--score-thr', type=float, default=0.3, help='detections with lower scores are left out (default: %(default)s)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config')
+    add_trust_option(parser)
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprovpt.attention.support import full_name
-from mmprovpt.errors import CheckpointError
+from mmprovpt.errors import CheckpointError, ConfigError
 from mmprovpt.log import log
 
 PROMPTS = 'prompts.'
@@ -81,7 +81,8 @@ class CompleteLoading:
         """Raise if the frozen weights are not those of this fingerprint, nor are so after ``init_weights``.
 
         Args:
-            source: Replaces an init_cfg that names no checkpoint.
+            source: Replaces an init_cfg that names no checkpoint. It comes from the checkpoint, so nothing of it counts
+                but the names of a local file and a prefix.
             of_file: Fingerprint of what they were read from; that is enough.
         """
         wanted, here = _hex(wanted), _hex(fingerprint(frozen))
@@ -91,7 +92,7 @@ class CompleteLoading:
         loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
         if here != wanted and not loaded and source and not named_checkpoint(self):
             from mmengine.config import ConfigDict  # only MMEngine's models have an init_cfg
-            self.init_cfg, self._is_init = ConfigDict(source), False
+            self.init_cfg, self._is_init = ConfigDict(_local(source)), False
         source = getattr(self, 'init_cfg', None)
         if here != wanted and source and not loaded and not getattr(self, '_recalled', False):
             self._recalled = True  # lest an init_cfg that names such a checkpoint come here again and again
@@ -172,6 +173,20 @@ def named_checkpoint(backbone: nn.Module) -> dict | None:
     if not isinstance(cfg, dict) or not isinstance(cfg.get('checkpoint'), str):
         return None
     return dict(type='Pretrained', **{key: cfg[key] for key in ('checkpoint', 'prefix') if cfg.get(key)})
+
+
+def _local(source: dict) -> dict:
+    """Where a checkpoint says that its frozen weights are, if that is a file here.
+
+    Raises:
+        ConfigError: It is an address: a stranger does not decide what is fetched.
+    """
+    given = {key: value for key, value in source.items() if key in ('checkpoint', 'prefix') and isinstance(value, str)}
+    if 'checkpoint' not in given or '://' in given['checkpoint']:
+        raise ConfigError(f'the checkpoint says that its frozen weights are at {source.get("checkpoint")!r}. That is '
+                          'no file here, and only your own config can have it fetched: give the backbone '
+                          "init_cfg=dict(type='Pretrained', checkpoint=...)")
+    return dict(type='Pretrained', **given)
 
 
 def _hex(digest: Tensor) -> str:

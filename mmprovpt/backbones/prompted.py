@@ -9,8 +9,9 @@ from mmprovpt.attention import PromptedBlock, running
 from mmprovpt.errors import CheckpointError
 from mmprovpt.log import log
 from mmprovpt.prompts import PromptSet
+from mmprovpt.trust import check_only_weights
 
-from .loading import PROMPTS, CompleteLoading
+from .loading import PROMPTS, CompleteLoading, named_checkpoint
 
 
 class Entrance:
@@ -107,7 +108,14 @@ class PromptedBackbone(CompleteLoading, Entrance):
         return self
 
     def init_weights(self, *args, **kwargs) -> None:
-        """As upstream; says so if the frozen weights come from no checkpoint."""
+        """As upstream; says so if the frozen weights come from no checkpoint.
+
+        Raises:
+            ConfigError: If the file that init_cfg names holds more than weights, which upstream would execute.
+        """
+        source = named_checkpoint(self)
+        if source:
+            check_only_weights(source['checkpoint'])
         # timm's pre-trained weights are loaded by the constructor, which says so by this.
         self._frozen_loaded = getattr(self, '_is_init', False)
         try:

@@ -6,6 +6,7 @@ import os.path as osp
 from mmengine.config import Config, DictAction
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.trust import trust_checkpoints
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,21 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     # torch.distributed.launch passes it; torchrun sets the environment variable instead.
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_trust_option(parser)
+
+
+class _Trust(argparse.Action):
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, True)
+        trust_checkpoints()
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``, which holds as soon as it is parsed, to the end of ``user_errors``."""
+    parser.add_argument(
+        '--trust-checkpoint', action=_Trust, nargs=0, default=False,
+        help='read checkpoints that hold more than weights, too; whoever made one can run any code on this machine')
 
 
 def read_config(path, options: dict | None = None) -> Config:

@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmprovpt.errors import ConfigError, DivergedError
+from mmprovpt.trust import only_weights
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the program with a message instead of a traceback for mistakes in configs and data."""
+    """End the program with a message instead of a traceback for mistakes in configs and data.
+
+    Within, checkpoints are read as weights and not executed; ``--trust-checkpoint`` of a tool lifts that
+    (:func:`mmprovpt.cli.options.add_trust_option`).
+    """
     try:
-        yield
+        with only_weights():
+            yield
     except (ConfigError, DivergedError) as error:
         message = f'error: {error}'
     except json.JSONDecodeError as error:

@@ -17,6 +17,7 @@ from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.files import write_atomically
 from mmprovpt.prompts.prompt_set import PromptSet
+from mmprovpt.trust import only_weights, trust_checkpoints
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
 WAIT = 30  # seconds, for the process of a sweep that was killed, which may outlive it
@@ -200,13 +201,17 @@ def _write(path: Path, content: dict) -> None:
 
 
 def tune_trial(params: dict) -> None:
-    """What a process of Ray Tune runs. ``params['trial']``: the arguments of :func:`run_trial` and ``cwd``."""
+    """What a process of Ray Tune runs. ``params['trial']``: arguments of :func:`run_trial`, ``cwd``, ``trusted``."""
     from ray import tune
     trial = dict(params['trial'])
     os.chdir(trial.pop('cwd'))  # paths in configs are relative to where the user is
     folder = Path(trial.pop('folder'))
+    trusted = trial.pop('trusted')
     try:
-        result = run_trial(folder, report=tune.report, **trial)
+        with only_weights():
+            if trusted:
+                trust_checkpoints()
+            result = run_trial(folder, report=tune.report, **trial)
     except BaseException:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).write_text(traceback.format_exc())

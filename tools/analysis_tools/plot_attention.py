@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 
+from mmprovpt.cli.options import add_trust_option
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
@@ -26,6 +27,7 @@ def parse_args():
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('image', help='image file')
     parser.add_argument('--out', default='attention.png', metavar='FILE', help='picture (PNG) to write')
+    add_trust_option(parser)
     return parser.parse_args()
 
 

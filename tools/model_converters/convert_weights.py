@@ -227,6 +227,8 @@ def _read(path):
                 return {key: archive[key] for key in archive.files}
         from timm.models import load_state_dict
         state = load_state_dict(path)
+    except ConfigError:
+        raise
     except RuntimeError as error:  # of timm for what torch will not unpickle, of torch for a truncated archive
         raise ConfigError(f'{path}: {error}') from error
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:

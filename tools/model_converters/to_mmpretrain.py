@@ -7,6 +7,7 @@ import argparse
 
 from convert_weights import convert, some
 
+from mmprovpt.cli.options import add_trust_option
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.files import refuse_overwriting
 
@@ -19,12 +20,13 @@ def parse_args():
                         help="resize a ViT's position embedding as timm does; by default it stays as it is")
     parser.add_argument('--num-heads', type=int, metavar='N', help='of a ViT whose file and width do not tell it')
     parser.add_argument('--timm', action='store_true', help="write timm's keys, for mmpretrain's TIMMBackbone")
+    add_trust_option(parser)
     return parser.parse_args()
 
 
 def main():
-    args = parse_args()
     with user_errors():
+        args = parse_args()
         refuse_overwriting(args.out, args.source)
         meta = convert(args.source, args.out, args.img_size, args.num_heads, args.timm)
         print(f'{args.source}: {meta["source"]}, sha256 {meta["sha256"]}')
