@@ -13,6 +13,7 @@ from mmprovpt.cli.export_onnx import TOLERANCE, Logits, export_onnx, normalisati
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.cli.weight_files import require_weights
 from mmprovpt.errors import ConfigError
 
 
@@ -39,8 +40,7 @@ def default_shape(model):
 
 
 def load_model(args):
-    if not Path(args.checkpoint).is_file():
-        raise ConfigError(f'no such checkpoint: {args.checkpoint} (looked for: {Path(args.checkpoint).absolute()})')
+    require_weights(args.checkpoint)
     model = build_model(read_config(args.config, args.cfg_options))
     Logits(model, (1, 1))  # refuses what cannot be exported, before weights are read
     load_weights(model, args.checkpoint)

@@ -18,6 +18,7 @@ from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.cli.weight_files import require_weights
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
 
@@ -40,8 +41,7 @@ def parse_args():
 
 
 def load(path):
-    if not osp.isfile(path):
-        raise ConfigError(f'no such checkpoint: {path} (looked for: {osp.abspath(path)})')
+    require_weights(path)
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     if not isinstance(checkpoint.get('state_dict'), dict):
         raise ConfigError(f'{path} is no checkpoint of MMEngine: it has no state_dict')

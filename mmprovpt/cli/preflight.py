@@ -2,7 +2,6 @@
 import json
 import os.path as osp
 import re
-import zipfile
 from functools import partial
 
 from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
@@ -10,6 +9,7 @@ from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
 
 from .config_parts import has_lora, type_name
+from .weight_files import weights_fault
 
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
@@ -29,20 +29,22 @@ def check_files(cfg, phases=('train', 'val')) -> None:
 
     Raises:
         ConfigError: Lists everything that is wrong: the config key, what it says, where that was
-            looked for, and what to do.
+            looked for, and what to do; in one line, if it is one thing.
     """
     problems = {}  # path → lines: a file that is named twice is reported once
     for key, given, path, check in _named_files(cfg, phases):
         reason = check(path)
         if reason:
             problems.setdefault(path, []).append(f'{key} = {given!r}: {reason}')
-    lines = []
+    lines, mistakes = [], list(_task_mistakes(cfg, phases))
+    if len(problems) == 1 and not mistakes and not any(found[1:] for found in problems.values()):
+        (path, found), = problems.items()
+        raise ConfigError(f'{found[0]}; looked for: {osp.abspath(path)}; what to do: {_advice(path, found)}')
     if problems:
         lines.append('the config names files that cannot be used:')
     for path, found in problems.items():
         lines += [f'  {line}' for line in found]
         lines += [f'    looked for: {osp.abspath(path)}', f'    what to do: {_advice(path, found)}']
-    mistakes = list(_task_mistakes(cfg, phases))
     if mistakes:
         lines += ['the config does not fit its task:'] + [f'  {line}' for line in mistakes]
     if lines:
@@ -60,7 +62,7 @@ def _named_files(cfg, phases):
                 path = evaluator['ann_file']
                 yield f'{phase}_evaluator.ann_file', path, path, _check_annotation
     if _is_local(cfg.get('load_from')):
-        yield 'load_from', cfg.load_from, cfg.load_from, _check_checkpoint
+        yield 'load_from', cfg.load_from, cfg.load_from, weights_fault
     if 'train' in phases or has_lora(cfg.get('model') or {}):  # LoRAModel loads when it constructs
         yield from _weight_files(cfg.get('model'), 'model')
 
@@ -152,7 +154,8 @@ def _weight_files(node, key):
         for name, value in node.items():
             init_cfg = name == 'checkpoint' and node.get('type') == 'Pretrained'
             if (init_cfg or name in ('pretrained', 'checkpoint_path')) and _is_local(value):
-                yield f'{key}.{name}', value, value, _check_checkpoint
+                # timm reads what it is given as checkpoint_path.
+                yield f'{key}.{name}', value, value, partial(weights_fault, published=name == 'checkpoint_path')
             else:
                 yield from _weight_files(value, f'{key}.{name}')
     elif isinstance(node, (list, tuple)):
@@ -201,16 +204,6 @@ def _check_json(path, sections):
     missing = [name for name in sections if not isinstance(content, dict) or name not in content]
     if missing:
         return f'not in COCO format, {" and ".join(missing)} missing'
-
-
-def _check_checkpoint(path):
-    if not osp.isfile(path):
-        return 'no such file'
-    with open(path, 'rb') as f:
-        head = f.read(2)
-    # torch writes zip archives; their directory is at the end, so a truncated one is not valid.
-    if not head or head == b'PK' and not zipfile.is_zipfile(path):
-        return 'truncated checkpoint'
 
 
 def _advice(path, found):

@@ -213,7 +213,7 @@ def test_unknown_tasks_list_the_known(vtab):
 def test_fgvc(vtab, tmp_path):
     vtab.train_dataloader.dataset = dict(type='mmprovpt.FGVC', task='cub', split='trainval')
     vtab.model.head.num_classes = vtab.data_preprocessor.num_classes = 200
-    assert f'looked for: {tmp_path}/data/fgvc/CUB_200_2011\n' in message(vtab, ('train',))
+    assert f'looked for: {tmp_path}/data/fgvc/CUB_200_2011; ' in message(vtab, ('train',))
     os.makedirs('data/fgvc/CUB_200_2011')
     check_files(vtab, ('train',))
     vtab.model.head.num_classes = 100

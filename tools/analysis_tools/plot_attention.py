@@ -14,6 +14,7 @@ from mmengine.runner import load_checkpoint
 
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.cli.weight_files import require_weights
 from mmprovpt.errors import ConfigError
 from mmprovpt.prompts import find_prompts
 from mmprovpt.visualization import attention_maps, plot_attention
@@ -64,7 +65,8 @@ def picture(model, inputs):
 @torch.no_grad()
 def main():
     args = parse_args()
-    for kind, path in (('config', args.config), ('checkpoint', args.checkpoint), ('image', args.image)):
+    require_weights(args.checkpoint)
+    for kind, path in (('config', args.config), ('image', args.image)):
         if not Path(path).is_file():
             raise ConfigError(f'no such {kind} file: {path} (looked for: {Path(path).absolute()})')
     cfg = Config.fromfile(args.config)
