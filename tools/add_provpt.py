@@ -7,6 +7,7 @@ The existing config is a file, or CODEBASE::PATH for one that is installed with 
 goes to --out, or to the standard output; what was found in the existing one goes to the standard error.
 """
 import argparse
+import contextlib
 import difflib
 import logging
 import os.path as osp
@@ -263,7 +264,7 @@ def _library(module: nn.Module) -> str:
 def _load(text: str) -> Config:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'config.py'
-        path.write_text(text)
+        path.write_text(text, encoding='utf-8')
         return Config.fromfile(path)
 
 
@@ -286,14 +287,16 @@ def main():
     if args.out and osp.exists(args.out):
         raise ConfigError(f'{args.out} exists already: remove it, or give another --out')
     num_tokens = args.num_tokens if len(args.num_tokens) > 1 else args.num_tokens[0]
-    added, report = add_provpt(args.config, args.prompts, num_tokens, args.interval, args.cfg_options)
+    with contextlib.redirect_stdout(sys.stderr):  # codebases print what they cannot import, and ours is a file
+        added, report = add_provpt(args.config, args.prompts, num_tokens, args.interval, args.cfg_options)
     print('\n'.join(report), file=sys.stderr)
     text = base_text(args.config, osp.dirname(args.out or '') or '.') + added.pretty_text
     if not args.out:
-        print(text, end='')
+        # In ASCII, so that a file that it is redirected to is UTF-8 in any locale.
+        print(text.encode('ascii', 'backslashreplace').decode(), end='')
         return
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(text)
+    Path(args.out).write_text(text, encoding='utf-8')
 
 
 if __name__ == '__main__':

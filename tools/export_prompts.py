@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import load_state_dict
 
 from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
+from mmprovpt.cli.options import read_config
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.cli.weight_files import require_weights
@@ -50,7 +51,7 @@ def load(path):
 
 def find_config(checkpoint, args):
     if args.config:
-        cfg = Config.fromfile(args.config)
+        cfg = read_config(args.config)
     elif 'cfg' in checkpoint.get('meta', {}):
         cfg = Config.fromstring(checkpoint['meta']['cfg'], file_format='.py')
     else:

@@ -153,7 +153,7 @@ def sweep(config: str, name: str | None, args: argparse.Namespace) -> None:
     final = final_trials(task, folder, base_lr, weight_decay, args.seeds, args.final_options)
     run_trials(final, f'{folder.name}, seeds', args)
     summary = summarise(task, folder.name, args.metric, search, final)
-    (folder / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
+    (folder / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
     print(trial_table(final))
     missing = [f'{trial.name} ({state_of(trial.folder)})' for trial in final if str(trial.cfg.randomness.seed)
                not in summary['test']]

@@ -26,7 +26,8 @@ def read_config(path, options: dict | None = None) -> Config:
     """A config file, with overrides (keys with dots).
 
     Raises:
-        ConfigError: There is no such file, or it inherits from a package that is not installed.
+        ConfigError: There is no such file, or it inherits from a package that is not installed, or it or a base of
+            it is not in UTF-8 or not Python.
     """
     if not osp.isfile(path):
         raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
@@ -34,6 +35,11 @@ def read_config(path, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'{path} or a base of it is not in UTF-8 ({error}): save it as UTF-8') from error
+    except SyntaxError as error:
+        advice = ': save it as UTF-8 without a byte order mark' if 'U+FEFF' in str(error) else ''
+        raise ConfigError(f'{path} or a base of it is not Python: {error}{advice}') from error
     cfg.merge_from_dict(options or {})
     return cfg
 

@@ -11,6 +11,8 @@ from mmprovpt.errors import ConfigError
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the program with a message instead of a traceback for mistakes in configs and data."""
+    if hasattr(sys.stdout, 'reconfigure'):  # what a locale cannot say is no reason to fail when all is done
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         yield
     except ConfigError as error:

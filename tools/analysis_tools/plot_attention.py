@@ -8,10 +8,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 
+from mmprovpt.cli.options import read_config
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.cli.weight_files import require_weights
@@ -66,10 +66,9 @@ def picture(model, inputs):
 def main():
     args = parse_args()
     require_weights(args.checkpoint)
-    for kind, path in (('config', args.config), ('image', args.image)):
-        if not Path(path).is_file():
-            raise ConfigError(f'no such {kind} file: {path} (looked for: {Path(path).absolute()})')
-    cfg = Config.fromfile(args.config)
+    if not Path(args.image).is_file():
+        raise ConfigError(f'no such image file: {args.image} (looked for: {Path(args.image).absolute()})')
+    cfg = read_config(args.config)
     model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)
     maps = attention_maps(model.backbone, inputs)
