@@ -1,4 +1,5 @@
 """Classes that a config chooses by name: the one mechanism by which users add their own."""
+import importlib
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from .errors import ConfigError
 class Kinds(dict):
     """Name → class, for one place in a config, such as ``pruner=dict(type='IdlenessPruner', criterion='taylor')``.
 
-    Users add a class of their own by the decorator ``@PRUNERS.register``, or give the class itself as ``type``.
+    Users add a class of their own by the decorator ``@PRUNERS.register``, or give the class itself, or its full name
+    with dots, as ``type``.
     A class may have two attributes for options of earlier releases, which then are no longer arguments:
     ``renamed``, old name → new name, taken with a warning; and ``removed``, old name → what to do instead, refused.
 
@@ -41,7 +43,7 @@ class Kinds(dict):
         """The class that a config means, and its arguments, without building it.
 
         Args:
-            config: ``dict(type=name or class, argument=value, ...)``.
+            config: ``dict(type=name, full name or class, argument=value, ...)``.
             runtime: Arguments that the program gives and a config cannot.
 
         Raises:
@@ -51,7 +53,7 @@ class Kinds(dict):
         if not isinstance(config, dict) or 'type' not in config:
             raise ConfigError(f"{self.what}={config!r}, but it must be a dict such as dict(type='{next(iter(self))}')")
         name, arguments = config['type'], {key: value for key, value in config.items() if key != 'type'}
-        cls = name if isinstance(name, type) else self.get(str(name).removeprefix('mmprovpt.'))
+        cls = name if isinstance(name, type) else self.get(str(name).removeprefix('mmprovpt.')) or _imported(name)
         if cls is None and name in self.gone:
             raise ConfigError(f'{self.what}: there is no {name} any more: {self.gone[name]}')
         if cls is None:
@@ -86,6 +88,16 @@ class Kinds(dict):
         cls, arguments = self.check(config)
         known = arguments_of(cls)
         return cls(**{**{key: value for key, value in runtime.items() if key in known}, **arguments})
+
+
+def _imported(name) -> type | None:
+    """The class of a full name with dots, as MMEngine writes classes when it dumps a config."""
+    module, _, attribute = str(name).rpartition('.')
+    try:
+        found = getattr(importlib.import_module(module), attribute, None) if module else None
+    except ImportError:
+        return None
+    return found if isinstance(found, type) else None
 
 
 def arguments_of(cls: type) -> list[str]:

@@ -73,10 +73,32 @@ def locate(name: str) -> str:
     if osp.isfile(path) and Config._is_lazy_import(path):
         raise ConfigError(
             f"{name} is a config of MMEngine's pure Python kind (read_base, imported classes), which a file with "
-            '_base_ cannot inherit. Add to it by hand, for a Swin: '
-            "model['backbone'].update(type='mmprovpt.PromptedSwinTransformer', prompts=dict(type='StaticPrompts', "
-            f"num_tokens=10)) and custom_hooks = [dict(type='mmprovpt.{HOOK}', interval=1)]")
+            f'_base_ cannot inherit. Write one of its kind, beside it:\n\n{pure_python_heir(path)}')
     return path
+
+
+def pure_python_heir(path: str) -> str:
+    """A config of MMEngine's pure Python kind that adds prompts to such a one in the same folder."""
+    cfg = read_config(path)
+    place = find_backbone(cfg)
+    type_ = place.nodes[-1]['type']
+    # Such configs have no default scope, so that the library must be said.
+    library = getattr(type_, '__module__', str(type_)).partition('.')[0]
+    prompted = PROMPTED.get(type_name(place.nodes[-1]))
+    if prompted is None:
+        raise ConfigError(f'there is no prompted type for {type_name(place.nodes[-1])}, only for {", ".join(PROMPTED)}')
+    where = ''.join(f'[{part!r}]' for part in place.path.split('.'))
+    hooks = '*custom_hooks, ' * bool(cfg.get('custom_hooks'))
+    hook, _ = schedule(cfg, None)
+    return f"""from mmengine.config import read_base
+
+with read_base():
+    from .{Path(path).stem} import *
+
+model{where}.update(
+    type={prompted!r}, _scope_={library!r}, prompts=dict(type='StaticPrompts', num_tokens=10))
+custom_hooks = [{hooks}dict(type={hook["type"]!r}, interval={hook["interval"]}, by_epoch={hook["by_epoch"]})]
+"""
 
 
 def find_backbone(cfg: Config) -> Place:
@@ -178,7 +200,8 @@ def has_weights(cfg: Config, place: Place) -> bool:
     """Whether something loads weights into the backbone."""
     for node in place.nodes:
         init = node.get('init_cfg') or []
-        if any(type_name(each) == 'Pretrained' for each in ([init] if isinstance(init, dict) else init)):
+        inits = [init] if isinstance(init, dict) else init
+        if any(type_name(each) in ('Pretrained', 'PretrainedInit') for each in inits):
             return True
     backbone = place.nodes[-1]
     return bool(cfg.get('load_from') or place.inherited('pretrained', False) or backbone.get('checkpoint_path'))

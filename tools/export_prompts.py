@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import load_state_dict
 
 from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
+from mmprovpt.cli.config_parts import scope_of
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
@@ -57,6 +58,7 @@ def find_config(checkpoint, args):
     else:
         raise ConfigError(f'{args.checkpoint} carries no config: give --config')
     cfg.merge_from_dict(args.cfg_options or {})
+    cfg.default_scope = scope_of(cfg)
     return cfg
 
 

@@ -4,6 +4,7 @@ import argparse
 
 from mmengine.device import get_device
 
+from mmprovpt.cli.config_parts import type_name
 from mmprovpt.cli.options import add_common_options, load_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_runner
@@ -32,7 +33,7 @@ def main():
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and none is '
                           'available: leave out --amp, or set optim_wrapper.type=OptimWrapper')
     if args.auto_scale_lr:

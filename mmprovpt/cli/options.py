@@ -4,8 +4,11 @@ import os
 import os.path as osp
 
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import ConfigParsingError
 
 from mmprovpt.errors import ConfigError
+
+from .config_parts import scope_of
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,7 @@ def read_config(path, options: dict | None = None) -> Config:
 
     Raises:
         ConfigError: There is no such file, or it inherits from a package that is not installed, or it or a base of
-            it is not in UTF-8 or not Python.
+            it is missing, not in UTF-8 or not Python.
     """
     if not osp.isfile(path):
         raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
@@ -35,12 +38,21 @@ def read_config(path, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
+    except (ConfigParsingError, FileNotFoundError) as error:  # of a base
+        raise ConfigError(f'{path} cannot be read: {error}') from error
     except UnicodeDecodeError as error:
         raise ConfigError(f'{path} or a base of it is not in UTF-8 ({error}): save it as UTF-8') from error
     except SyntaxError as error:
         advice = ': save it as UTF-8 without a byte order mark' if 'U+FEFF' in str(error) else ''
         raise ConfigError(f'{path} or a base of it is not Python: {error}{advice}') from error
     cfg.merge_from_dict(options or {})
+    return cfg
+
+
+def read_scoped_config(path, options: dict | None = None) -> Config:
+    """As :func:`read_config`, with :func:`scope_of` as default scope: for tools that build without a Runner."""
+    cfg = read_config(path, options)
+    cfg.default_scope = scope_of(cfg)
     return cfg
 
 

@@ -152,7 +152,7 @@ def _find_task(dataset):
 def _weight_files(node, key):
     if isinstance(node, dict):
         for name, value in node.items():
-            init_cfg = name == 'checkpoint' and node.get('type') == 'Pretrained'
+            init_cfg = name == 'checkpoint' and type_name(node) in ('Pretrained', 'PretrainedInit')
             if (init_cfg or name in ('pretrained', 'checkpoint_path')) and _is_local(value):
                 # timm reads what it is given as checkpoint_path.
                 yield f'{key}.{name}', value, value, partial(weights_fault, published=name == 'checkpoint_path')
