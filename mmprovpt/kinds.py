@@ -1,10 +1,15 @@
 """Classes that a config chooses by name: the one mechanism by which users add their own."""
 import importlib
 import inspect
+import math
+import types
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from .errors import ConfigError
+
+_PLAIN = {int: 'an int', float: 'a finite number', bool: 'True or False', str: 'a string', type(None): 'None'}
 
 
 class Kinds(dict):
@@ -47,8 +52,8 @@ class Kinds(dict):
             runtime: Arguments that the program gives and a config cannot.
 
         Raises:
-            ConfigError: The config is no dict, its type is missing or unknown, or an argument is unknown or was
-                removed.
+            ConfigError: The config is no dict, its type is missing or unknown, or an argument is unknown, was removed
+                or is of the wrong type.
         """
         if not isinstance(config, dict) or 'type' not in config:
             raise ConfigError(f"{self.what}={config!r}, but it must be a dict such as dict(type='{next(iter(self))}')")
@@ -72,6 +77,7 @@ class Kinds(dict):
         unknown = sorted(set(arguments) - set(known))
         if unknown:
             raise ConfigError(f'{cls.__name__} has no argument {", ".join(unknown)}; known are {", ".join(known)}')
+        check_types(cls, arguments)
         return cls, arguments
 
     def build(self, config: dict, **runtime):
@@ -100,14 +106,44 @@ def _imported(name) -> type | None:
     return found if isinstance(found, type) else None
 
 
+def check_types(cls: type, arguments: dict) -> None:
+    """Check options against the annotations of a class's arguments, where these are of plain types.
+
+    True and 2.5 are no ints, and numbers are finite. What is annotated otherwise, or not at all, the class checks.
+
+    Raises:
+        ConfigError: Names the class, the argument, its value and what it must be.
+    """
+    annotations = _annotations(cls)
+    for name, value in arguments.items():
+        annotation = annotations.get(name)
+        wanted = annotation.__args__ if isinstance(annotation, types.UnionType) else (annotation, )
+        if set(wanted) <= set(_PLAIN) and not any(_is_a(value, each) for each in wanted):
+            raise ConfigError(f'{cls.__name__}: {name}={value!r}, but it must be '
+                              f'{" or ".join(_PLAIN[each] for each in wanted)}')
+
+
+def _is_a(value, wanted: type) -> bool:
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+
+
 def arguments_of(cls: type) -> list[str]:
     """Names of a class's arguments, with those that its ``**kwargs`` hand on to its bases."""
-    names: dict[str, None] = {}
+    return list(_annotations(cls))
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    names: dict[str, Any] = {}
     for base in cls.__mro__:
         if '__init__' not in vars(base):
             continue
         parameters = inspect.signature(base.__init__).parameters.values()
-        names.update((p.name, None) for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        for p in parameters:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                names.setdefault(p.name, p.annotation)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return [name for name in names if name != 'self']
+    names.pop('self', None)
+    return names
