@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """Train a config of MMDetection, MMSegmentation or MMPretrain."""
 import argparse
+import sys
 
 from mmengine.device import get_device
 
 from mmprovpt.cli.config_parts import type_name
 from mmprovpt.cli.options import add_common_options, load_config
-from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.preflight import check_files, unused_schedules
 from mmprovpt.cli.runner import build_runner
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
@@ -45,6 +46,8 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_files(cfg, ('train', 'val'))
+    for sentence in unused_schedules(cfg):
+        print(f'warning: {sentence}', file=sys.stderr)
     build_runner(cfg).train()
 
 

@@ -9,6 +9,7 @@ from mmengine.config.utils import ConfigParsingError
 from mmprovpt.errors import ConfigError
 
 from .config_parts import scope_of
+from .preflight import find_weights_beside_config
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(path, options: dict | None = None) -> Config:
-    """A config file, with overrides (keys with dots).
+    """A config file, with overrides (keys with dots). Relative paths of weights are looked up from its folder, too.
 
     Raises:
         ConfigError: There is no such file, or it inherits from a package that is not installed, or it or a base of
@@ -46,6 +47,7 @@ def read_config(path, options: dict | None = None) -> Config:
         advice = ': save it as UTF-8 without a byte order mark' if 'U+FEFF' in str(error) else ''
         raise ConfigError(f'{path} or a base of it is not Python: {error}{advice}') from error
     cfg.merge_from_dict(options or {})
+    find_weights_beside_config(cfg)
     return cfg
 
 
@@ -62,10 +64,7 @@ def load_config(args) -> Config:
     Its work_dir is --work-dir, or else its own, or else work_dirs/<name of the file>.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, {'launcher': args.launcher, **(args.cfg_options or {})})
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -1,5 +1,6 @@
 """What is known to fail before anything is built: files missing or truncated, a head with another number of classes."""
 import json
+import os
 import os.path as osp
 import re
 from functools import partial
@@ -8,7 +9,7 @@ from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
 from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
 
-from .config_parts import has_lora, type_name
+from .config_parts import find_hooks, has_lora, type_name
 from .weight_files import weights_fault
 
 # These fetch what is missing.
@@ -31,24 +32,59 @@ def check_files(cfg, phases=('train', 'val')) -> None:
         ConfigError: Lists everything that is wrong: the config key, what it says, where that was
             looked for, and what to do; in one line, if it is one thing.
     """
-    problems = {}  # path → lines: a file that is named twice is reported once
+    problems, places = {}, {}  # path → lines: a file that is named twice is reported once
     for key, given, path, check in _named_files(cfg, phases):
         reason = check(path)
         if reason:
             problems.setdefault(path, []).append(f'{key} = {given!r}: {reason}')
+            places[path] = osp.abspath(path)
+            beside = _beside_config(cfg, path)
+            if beside and getattr(check, 'func', check) is weights_fault and not osp.exists(path):
+                places[path] += f' and {beside}'
     lines, mistakes = [], list(_task_mistakes(cfg, phases))
     if len(problems) == 1 and not mistakes and not any(found[1:] for found in problems.values()):
         (path, found), = problems.items()
-        raise ConfigError(f'{found[0]}; looked for: {osp.abspath(path)}; what to do: {_advice(path, found)}')
+        raise ConfigError(f'{found[0]}; looked for: {places[path]}; what to do: {_advice(path, found)}')
     if problems:
         lines.append('the config names files that cannot be used:')
     for path, found in problems.items():
         lines += [f'  {line}' for line in found]
-        lines += [f'    looked for: {osp.abspath(path)}', f'    what to do: {_advice(path, found)}']
+        lines += [f'    looked for: {places[path]}', f'    what to do: {_advice(path, found)}']
     if mistakes:
         lines += ['the config does not fit its task:'] + [f'  {line}' for line in mistakes]
     if lines:
         raise ConfigError('\n'.join(lines))
+
+
+def find_weights_beside_config(cfg) -> None:
+    """Have relative paths of weights that are not there lead to the folder of the config, in place, if they are there.
+
+    Args:
+        cfg (mmengine.Config): That was read from a file; of what it inherits, too, paths are relative to its folder.
+    """
+    named = [(key, given) for key, given, *_ in _weight_files(cfg.get('model'), 'model')]
+    for key, given in named + [('load_from', cfg.get('load_from'))] * _is_local(cfg.get('load_from')):
+        beside = _beside_config(cfg, given)
+        if beside and osp.isfile(beside) and not osp.exists(given):
+            cfg.merge_from_dict({key: beside})
+
+
+def _beside_config(cfg, path):
+    """The absolute path that a relative one means from the config's folder; None if it is no other than from here."""
+    folder = osp.dirname(osp.abspath(getattr(cfg, 'filename', None) or 'here'))
+    return osp.join(folder, path) if not osp.isabs(path) and folder != os.getcwd() else None
+
+
+def unused_schedules(cfg) -> list[str]:
+    """A sentence for each relocation hook whose first period is not over before training is: no prompt moves then."""
+    loop, found = cfg.get('train_cfg') or {}, []
+    for hook in find_hooks(cfg):
+        unit = 'epochs' if hook.get('by_epoch', True) else 'iters'
+        length, interval = loop.get(f'max_{unit}'), hook.get('interval', 1)
+        if isinstance(length, int) and isinstance(interval, int) and interval >= length:
+            found.append(f'{type_name(hook)} has interval={interval}, and training has {length} {unit}: no prompt will '
+                         'ever move; give a shorter interval, or leave out the hook')
+    return found
 
 
 def _named_files(cfg, phases):
