@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 def requirements(name):
     """The lines of requirements/<name>, with those of the files that it includes."""
     lines = []
-    for line in (HERE / 'requirements' / name).read_text().splitlines():
+    for line in (HERE / 'requirements' / name).read_text(encoding='utf-8').splitlines():
         line = line.split('#')[0].strip()
         if line.startswith('-r '):
             lines += requirements(line[3:].strip())

@@ -114,7 +114,7 @@ class Run:
 
 
 def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
 
 
 def same_setting(row: dict, args) -> bool:
@@ -172,7 +172,7 @@ def main() -> None:
         known = [row for row in read(args.out) if same_setting(row, args)]
         if not any((row['seed'], row['method']) == (seed, method) for row in known):
             print(f'run {number} of {len(runs)}: {method}, seed {seed}', flush=True)
-            with args.out.open('a') as file:
+            with args.out.open('a', encoding='utf-8') as file:
                 file.write(json.dumps(Run(args, method, seed).result()) + '\n')
     print(table([row for row in read(args.out) if same_setting(row, args)]))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.structures import PixelData
 from tiny_task import TASK, write_images
 
@@ -150,7 +150,17 @@ def test_installed_configs(call, tmp_path):
             assert cfg.custom_hooks == recipe.custom_hooks
 
 
-LAZY = 'from mmengine.config import read_base\nwith read_base():\n    from .other import *\n'
+LAZY = """
+from mmdet.models import DetDataPreprocessor, SwinTransformer
+from mmengine.config import read_base
+from mmengine.runner import IterBasedTrainLoop
+with read_base():
+    from .other import *
+default_scope = None
+""" + DETECTION.partition('\n')[2].replace('BACKBONE', SWIN).replace("'SwinTransformer'", 'SwinTransformer').replace(
+    "'DetDataPreprocessor'", 'DetDataPreprocessor').replace("'IterBasedTrainLoop'", 'IterBasedTrainLoop')
+for _name in ('RetinaNet', 'FPN', 'RetinaHead', 'task_modules.MaxIoUAssigner'):
+    LAZY = LAZY.replace(repr(_name.split('.')[-1]), repr(f'mmdet.models.{_name}'))
 TEACHER = DETECTION.replace('BACKBONE', SWIN).replace(
     'model = ', "model = dict(type='SoftTeacher', semi_train_cfg=dict(), detector=") \
     .replace('ignore_iof_thr=-1)))', 'ignore_iof_thr=-1))))')
@@ -176,7 +186,6 @@ REFUSED = {
     'counts': (DETECTION.replace('BACKBONE', SWIN), ['--num-tokens', 1, 2, 3], '3 entries, but the backbone has 2'),
     'no prompt': (DETECTION.replace('BACKBONE', SWIN), ['--num-tokens', 0], 'without a prompt there is nothing'),
     'out': (DETECTION.replace('BACKBONE', SWIN), ['--out', 'base.py'], 'base.py exists already'),
-    'lazy': (LAZY, [], 'pure Python kind'),
 }
 
 
@@ -188,6 +197,28 @@ def test_refuses(name, call, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=f'(?s)error: .*{message}'):
         call('base.py', *options)
     assert capsys.readouterr().out == '' and [path.name for path in tmp_path.iterdir()] == ['base.py']
+
+
+@pytest.mark.parametrize('hooks', ['', "custom_hooks = [dict(type='EmptyCacheHook')]\n"])
+def test_what_a_pure_python_config_is_told_works_as_printed(hooks, call, tmp_path, capsys):
+    (tmp_path / 'other.py').write_text('val_cfg = None\n', encoding='utf-8')
+    (tmp_path / 'base.py').write_text(LAZY + hooks, encoding='utf-8')
+    with pytest.raises(SystemExit) as stop:
+        call(tmp_path / 'base.py')
+    before, advice = str(stop.value.code).split('\n\n', 1)
+    assert before.startswith('error: ') and 'pure Python kind' in before and capsys.readouterr().out == ''
+    (tmp_path / 'mine.py').write_text(advice, encoding='utf-8')
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    model = MODELS.build(cfg.model)  # as a Runner does where there is no default scope
+    assert model.backbone.upstream.__module__ == 'mmdet.models.backbones.swin'
+    assert model.backbone.prompts.distribution.tolist() == [10, 10]
+    hook = HOOKS.build(cfg.custom_hooks[-1])
+    assert (hook.interval, hook.by_epoch) == (10, False) and len(cfg.custom_hooks) == 1 + bool(hooks)
+    before = model.backbone.prompts.tokens.detach().clone()
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        losses = batch('mmdet')
+    model.train().train_step(losses, build_optim_wrapper(model, cfg.optim_wrapper))
+    assert not torch.equal(model.backbone.prompts.tokens, before)
 
 
 @pytest.mark.parametrize('name, message', [

@@ -198,5 +198,5 @@ def test_a_detector_is_refused(call, tmp_path):
     config = Config.fromfile(ROOT / 'configs/demo/mask_rcnn_swin_mini_provpt_digits.py')
     config.dump(str(tmp_path / 'config.py'))
     torch.save(dict(state_dict={}), tmp_path / 'model.pth')
-    with pytest.raises(SystemExit, match='MaskRCNN is a detector: .*use MMDeploy'):
+    with pytest.raises(SystemExit, match='MaskRCNN is a detector: .*Detectors cannot'):
         call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx')

@@ -7,6 +7,7 @@ The existing config is a file, or CODEBASE::PATH for one that is installed with 
 goes to --out, or to the standard output; what was found in the existing one goes to the standard error.
 """
 import argparse
+import contextlib
 import difflib
 import logging
 import os.path as osp
@@ -72,10 +73,32 @@ def locate(name: str) -> str:
     if osp.isfile(path) and Config._is_lazy_import(path):
         raise ConfigError(
             f"{name} is a config of MMEngine's pure Python kind (read_base, imported classes), which a file with "
-            '_base_ cannot inherit. Add to it by hand, for a Swin: '
-            "model['backbone'].update(type='mmprovpt.PromptedSwinTransformer', prompts=dict(type='StaticPrompts', "
-            f"num_tokens=10)) and custom_hooks = [dict(type='mmprovpt.{HOOK}', interval=1)]")
+            f'_base_ cannot inherit. Write one of its kind, beside it:\n\n{pure_python_heir(path)}')
     return path
+
+
+def pure_python_heir(path: str) -> str:
+    """A config of MMEngine's pure Python kind that adds prompts to such a one in the same folder."""
+    cfg = read_config(path)
+    place = find_backbone(cfg)
+    type_ = place.nodes[-1]['type']
+    # Such configs have no default scope, so that the library must be said.
+    library = getattr(type_, '__module__', str(type_)).partition('.')[0]
+    prompted = PROMPTED.get(type_name(place.nodes[-1]))
+    if prompted is None:
+        raise ConfigError(f'there is no prompted type for {type_name(place.nodes[-1])}, only for {", ".join(PROMPTED)}')
+    where = ''.join(f'[{part!r}]' for part in place.path.split('.'))
+    hooks = '*custom_hooks, ' * bool(cfg.get('custom_hooks'))
+    hook, _ = schedule(cfg, None)
+    return f"""from mmengine.config import read_base
+
+with read_base():
+    from .{Path(path).stem} import *
+
+model{where}.update(
+    type={prompted!r}, _scope_={library!r}, prompts=dict(type='StaticPrompts', num_tokens=10))
+custom_hooks = [{hooks}dict(type={hook["type"]!r}, interval={hook["interval"]}, by_epoch={hook["by_epoch"]})]
+"""
 
 
 def find_backbone(cfg: Config) -> Place:
@@ -177,7 +200,8 @@ def has_weights(cfg: Config, place: Place) -> bool:
     """Whether something loads weights into the backbone."""
     for node in place.nodes:
         init = node.get('init_cfg') or []
-        if any(type_name(each) == 'Pretrained' for each in ([init] if isinstance(init, dict) else init)):
+        inits = [init] if isinstance(init, dict) else init
+        if any(type_name(each) in ('Pretrained', 'PretrainedInit') for each in inits):
             return True
     backbone = place.nodes[-1]
     return bool(cfg.get('load_from') or place.inherited('pretrained', False) or backbone.get('checkpoint_path'))
@@ -263,7 +287,7 @@ def _library(module: nn.Module) -> str:
 def _load(text: str) -> Config:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'config.py'
-        path.write_text(text)
+        path.write_text(text, encoding='utf-8')
         return Config.fromfile(path)
 
 
@@ -286,14 +310,16 @@ def main():
     if args.out and osp.exists(args.out):
         raise ConfigError(f'{args.out} exists already: remove it, or give another --out')
     num_tokens = args.num_tokens if len(args.num_tokens) > 1 else args.num_tokens[0]
-    added, report = add_provpt(args.config, args.prompts, num_tokens, args.interval, args.cfg_options)
+    with contextlib.redirect_stdout(sys.stderr):  # codebases print what they cannot import, and ours is a file
+        added, report = add_provpt(args.config, args.prompts, num_tokens, args.interval, args.cfg_options)
     print('\n'.join(report), file=sys.stderr)
     text = base_text(args.config, osp.dirname(args.out or '') or '.') + added.pretty_text
     if not args.out:
-        print(text, end='')
+        # In ASCII, so that a file that it is redirected to is UTF-8 in any locale.
+        print(text.encode('ascii', 'backslashreplace').decode(), end='')
         return
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(text)
+    Path(args.out).write_text(text, encoding='utf-8')
 
 
 if __name__ == '__main__':

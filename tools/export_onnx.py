@@ -10,9 +10,10 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmprovpt.cli.export_onnx import TOLERANCE, Logits, export_onnx, normalisation
-from mmprovpt.cli.options import add_trust_option, read_config
+from mmprovpt.cli.options import add_trust_option, read_scoped_config
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.cli.weight_files import require_weights
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import refuse_overwriting
 
@@ -41,9 +42,8 @@ def default_shape(model):
 
 
 def load_model(args):
-    if not Path(args.checkpoint).is_file():
-        raise ConfigError(f'no such checkpoint: {args.checkpoint} (looked for: {Path(args.checkpoint).absolute()})')
-    model = build_model(read_config(args.config, args.cfg_options))
+    require_weights(args.checkpoint)
+    model = build_model(read_scoped_config(args.config, args.cfg_options))
     Logits(model, (1, 1))  # refuses what cannot be exported, before weights are read
     load_weights(model, args.checkpoint)
     return model

@@ -18,9 +18,11 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmprovpt.backbones import tuned_state_dict
 from mmprovpt.backbones.loading import FINGERPRINT
 from mmprovpt.cli.carried_config import only_registered, parse_config
-from mmprovpt.cli.options import add_trust_option
+from mmprovpt.cli.config_parts import scope_of
+from mmprovpt.cli.options import add_trust_option, read_config
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.cli.weight_files import require_weights
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import refuse_overwriting, write_atomically
 
@@ -44,8 +46,7 @@ def parse_args():
 
 
 def load(path):
-    if not osp.isfile(path):
-        raise ConfigError(f'no such checkpoint: {path} (looked for: {osp.abspath(path)})')
+    require_weights(path)
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     if not isinstance(checkpoint.get('state_dict'), dict):
         raise ConfigError(f'{path} is no checkpoint of MMEngine: it has no state_dict')
@@ -56,7 +57,7 @@ def find_config(checkpoint, args):
     """The config, and in what its model is to be built and initialised."""
     building = contextlib.nullcontext()
     if args.config:
-        cfg = Config.fromfile(args.config)
+        cfg = read_config(args.config)
     elif 'cfg' in checkpoint.get('meta', {}):
         text = checkpoint['meta']['cfg']
         if args.trust_checkpoint:
@@ -66,6 +67,7 @@ def find_config(checkpoint, args):
     else:
         raise ConfigError(f'{args.checkpoint} carries no config: give --config')
     cfg.merge_from_dict(args.cfg_options or {})
+    cfg.default_scope = scope_of(cfg)
     return cfg, building
 
 

@@ -78,7 +78,7 @@ def read_summaries(inputs: list[str]) -> dict[str, dict[str, dict]]:
             raise ConfigError(f'no summary.json in {path} (looked for: {Path(path).absolute()}): run tools/sweep.py')
         for file in found:
             try:
-                summary = json.loads(file.read_text())
+                summary = json.loads(file.read_text(encoding='utf-8'))
                 key = label or summary['method'], summary['task']
                 summary['test'], summary['seeds']  # noqa: B018
             except (ValueError, KeyError, TypeError) as error:
@@ -141,7 +141,7 @@ def paper_rows(layout: Layout, methods: list[str]) -> list[list[str]]:
     Raises:
         ConfigError: It has no such method.
     """
-    paper = json.loads(PAPER.read_text())['benchmarks'].get(layout.benchmark)
+    paper = json.loads(PAPER.read_text(encoding='utf-8'))['benchmarks'].get(layout.benchmark)
     if paper is None:
         return []
     unknown = sorted(set(methods) - set(paper['rows']))
@@ -205,7 +205,7 @@ def table(inputs: list[str], style: str, paper: list[str] | None) -> str:
     layout = layout_of([task for tasks in summaries.values() for task in tasks])
     methods = {label: next(iter(tasks.values()))['method'] for label, tasks in summaries.items()}
     if paper is None:
-        known = json.loads(PAPER.read_text())['benchmarks'].get(layout.benchmark, dict(rows=()))['rows']
+        known = json.loads(PAPER.read_text(encoding='utf-8'))['benchmarks'].get(layout.benchmark, dict(rows=()))['rows']
         paper = [method for method in METHODS if method in methods.values() and method in known]
     lines = [(methods[label], measured_row(label, tasks, layout)) for label, tasks in summaries.items()]
     lines += [(row[0], row) for row in paper_rows(layout, paper)]

@@ -4,6 +4,7 @@ import argparse
 
 from mmengine.config import ConfigDict
 
+from mmprovpt.cli.config_parts import scope_of, type_name
 from mmprovpt.cli.options import add_common_options, load_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_runner
@@ -32,7 +33,7 @@ def dump_predictions(cfg, path):
     if not path.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out {path}: the name must end with .pkl or .pickle')
     # MMDetection's own encodes masks.
-    kind = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    kind = 'mmdet.DumpDetResults' if scope_of(cfg) == 'mmdet' else 'DumpResults'
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=path)]
 
@@ -42,7 +43,7 @@ def visualize(cfg, show, show_dir, wait_time):
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ConfigError('--show and --show-dir need default_hooks.visualization in the config')
-    scope = cfg.get('default_scope')
+    scope = scope_of(cfg)
     hook['enable' if scope == 'mmpretrain' else 'draw'] = True
     hook.update(show=show, wait_time=wait_time)
     if show_dir and scope == 'mmseg':
@@ -55,7 +56,7 @@ def augment_tests(cfg):
     missing = [key for key in ('tta_model', 'tta_pipeline') if cfg.get(key) is None]
     if missing:
         raise ConfigError(f'--tta needs {" and ".join(missing)} in the config')
-    if 'Det' in cfg.tta_model.type and (cfg.model.get('roi_head') or {}).get('mask_head'):
+    if 'Det' in type_name(cfg.tta_model) and (cfg.model.get('roi_head') or {}).get('mask_head'):
         raise ConfigError('--tta: MMDetection merges boxes only, and this model predicts masks. Leave them out: '
                           '--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

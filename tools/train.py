@@ -1,12 +1,14 @@
 #!/usr/bin/env python
 """Train a config of MMDetection, MMSegmentation or MMPretrain."""
 import argparse
+import sys
 
 from mmengine.device import get_device
 
+from mmprovpt.cli.config_parts import type_name
 from mmprovpt.cli.lock import locked
 from mmprovpt.cli.options import add_common_options, load_config
-from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.preflight import check_files, unused_schedules
 from mmprovpt.cli.runner import build_runner
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
@@ -33,7 +35,7 @@ def main():
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and get_device() == 'cpu':
         raise ConfigError('mixed precision (--amp, AmpOptimWrapper) needs a GPU, and none is '
                           'available: leave out --amp, or set optim_wrapper.type=OptimWrapper')
     if args.auto_scale_lr:
@@ -45,6 +47,8 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_files(cfg, ('train', 'val'))
+    for sentence in unused_schedules(cfg):
+        print(f'warning: {sentence}', file=sys.stderr)
     with locked(cfg.work_dir):
         build_runner(cfg).train()
 

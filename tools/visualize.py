@@ -18,7 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import PixelData
 
-from mmprovpt.cli.options import add_trust_option, read_config
+from mmprovpt.cli.options import add_trust_option, read_scoped_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
@@ -101,7 +101,7 @@ def draw(model, dataset, visualizer, args, scope):
 @user_errors()
 def main():
     args = parse_args()
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_scoped_config(args.config, args.cfg_options)
     scope = cfg.get('default_scope')
     if scope not in GROUND_TRUTH:
         raise ConfigError(f'{args.config} is a config of {scope}: this draws those of {" and ".join(GROUND_TRUTH)}; '

@@ -105,21 +105,21 @@ def train(cfg: Config, folder: Path) -> dict:
     """
     # The config lies beside the folder, into which the runner writes another of the same name.
     result, config = folder / 'result.json', folder.with_name(f'{folder.name}.py')
-    if config.exists() and config.read_text() != cfg.pretty_text:
+    if config.exists() and config.read_text(encoding='utf-8') != cfg.pretty_text:
         raise ConfigError(f'{folder} holds a run of another config: give another --work-dir, or remove it')
     if result.exists():
-        return json.loads(result.read_text())
+        return json.loads(result.read_text(encoding='utf-8'))
     folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(cfg.pretty_text)
+    config.write_text(cfg.pretty_text, encoding='utf-8')
     output = folder / 'output.txt'
     # For the classes of ablations.py.
     environment = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
-    with output.open('a') as file:
+    with output.open('a', encoding='utf-8') as file:
         done = subprocess.run([sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder,
                                '--resume'], stdout=file, stderr=subprocess.STDOUT, env=environment)
     if done.returncode:
         raise ConfigError(f'training failed (exit status {done.returncode}); the end of {output}:\n'
-                          + '\n'.join(output.read_text().splitlines()[-15:]))
+                          + '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:]))
     start = list(find_prompts_config(cfg.model).num_tokens)
     periods = _lines(folder, '*/relocations.jsonl')[-1:]  # a resumed run writes all of them anew
     periods = periods[0] if periods else []
@@ -131,13 +131,14 @@ def train(cfg: Config, folder: Path) -> dict:
         raise ConfigError(f'{folder} has no validation in its logs: the task needs one (train_cfg.val_interval)')
     result.write_text(json.dumps(dict(
         metrics=metrics[-1], start=start, distribution=periods[-1]['distribution'] if periods else start,
-        moves=sum(row['prompt'] is not None for row in periods))))
-    return json.loads(result.read_text())
+        moves=sum(row['prompt'] is not None for row in periods))), encoding='utf-8')
+    return json.loads(result.read_text(encoding='utf-8'))
 
 
 def _lines(folder: Path, pattern: str) -> list[list[dict]]:
     """Rows of each JSON-lines file, the files in the order of their time stamps."""
-    return [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob(pattern))]
+    return [[json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+            for path in sorted(folder.glob(pattern))]
 
 
 def table(results: dict[str, list[dict]], metrics: list[str]) -> str:

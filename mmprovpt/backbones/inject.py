@@ -13,6 +13,7 @@ from mmprovpt.log import log
 from mmprovpt.prompts import FORMS, PromptSet
 
 from .adopt import adopt
+from .flops import count_attention
 from .prompted import PromptedBackbone, PromptedModuleDict, PromptedTIMMModel, TIMMEntrance
 
 
@@ -46,6 +47,7 @@ def inject_prompts(backbone: nn.Module, prompts: dict | str) -> PromptSet:
 def own(backbone: PromptedBackbone, blocks: list[Block], prompts: PromptSet) -> None:
     """Connect prompts to the blocks of a backbone that is of a prompted class already, and freeze the rest."""
     backbone.requires_grad_(False)
+    count_attention()
     if len(prompts.tokens):  # else nothing reads them, and everything computes as upstream does
         for number, block in enumerate(blocks):
             _connect(block, running.Place(prompts, number))

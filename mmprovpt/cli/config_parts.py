@@ -9,6 +9,18 @@ def type_name(node: dict) -> str:
     return getattr(type_, '__name__', str(type_)).split('.')[-1]
 
 
+def scope_of(cfg: dict) -> str | None:
+    """The library of a config: its default scope or, where it has none, the library of its model's class.
+
+    MMEngine's pure Python configs, and dumps of them, have ``default_scope = None`` and name classes in full.
+    """
+    if cfg.get('default_scope'):
+        return cfg['default_scope']
+    type_ = (cfg.get('model') or {}).get('type')
+    library = getattr(type_, '__module__', str(type_)).partition('.')[0]
+    return library if library in ('mmdet', 'mmpretrain', 'mmseg') else None
+
+
 def find_hooks(cfg: dict) -> list[dict]:
     """The relocation hooks among a config's custom hooks."""
     return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) == HOOK]

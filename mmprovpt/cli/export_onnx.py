@@ -36,8 +36,8 @@ class Logits(nn.Module):
             what = 'a detector' if 'BaseDetector' in parents else 'neither a classifier nor a segmentor'
             raise ConfigError(
                 f'{type(model).__name__} is {what}: classifiers of MMPretrain and segmentors of MMSegmentation can be '
-                'exported. Detectors: use MMDeploy, which replaces their boxes, RoIAlign and NMS by operators that '
-                'ONNX has, with a full checkpoint')
+                "exported. Detectors cannot: ONNX lacks operators for their boxes, RoIAlign and NMS, and MMDeploy's "
+                'exporter, which replaces these, does not know prompted attention')
         self.model = model
         self.is_segmentor = 'BaseSegmentor' in parents
         self.metas = [dict(img_shape=shape, ori_shape=shape, pad_shape=shape, padding_size=[0] * 4)]

@@ -4,9 +4,13 @@ import os
 import os.path as osp
 
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import ConfigParsingError
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.trust import trust_checkpoints
+
+from .config_parts import scope_of
+from .preflight import find_weights_beside_config
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +43,11 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(path, options: dict | None = None) -> Config:
-    """A config file, with overrides (keys with dots).
+    """A config file, with overrides (keys with dots). Relative paths of weights are looked up from its folder, too.
 
     Raises:
-        ConfigError: There is no such file, or it inherits from a package that is not installed.
+        ConfigError: There is no such file, or it inherits from a package that is not installed, or it or a base of
+            it is missing, not in UTF-8 or not Python.
     """
     if not osp.isfile(path):
         raise ConfigError(f'no such config file: {path} (looked for: {osp.abspath(path)})')
@@ -50,7 +55,22 @@ def read_config(path, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
+    except (ConfigParsingError, FileNotFoundError) as error:  # of a base
+        raise ConfigError(f'{path} cannot be read: {error}') from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'{path} or a base of it is not in UTF-8 ({error}): save it as UTF-8') from error
+    except SyntaxError as error:
+        advice = ': save it as UTF-8 without a byte order mark' if 'U+FEFF' in str(error) else ''
+        raise ConfigError(f'{path} or a base of it is not Python: {error}{advice}') from error
     cfg.merge_from_dict(options or {})
+    find_weights_beside_config(cfg)
+    return cfg
+
+
+def read_scoped_config(path, options: dict | None = None) -> Config:
+    """As :func:`read_config`, with :func:`scope_of` as default scope: for tools that build without a Runner."""
+    cfg = read_config(path, options)
+    cfg.default_scope = scope_of(cfg)
     return cfg
 
 
@@ -60,10 +80,7 @@ def load_config(args) -> Config:
     Its work_dir is --work-dir, or else its own, or else work_dirs/<name of the file>.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, {'launcher': args.launcher, **(args.cfg_options or {})})
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -11,7 +11,7 @@ from mmprovpt.prompts import PromptSet, find_prompts
 from mmprovpt.relocation import ALLOCATORS
 from mmprovpt.relocation.allocator import Allocator
 
-from .config_parts import find_backbones, find_hooks, type_name
+from .config_parts import find_backbones, find_hooks, scope_of, type_name
 
 
 def count_trainable(model: nn.Module, allocator: Allocator | None = None) -> int:
@@ -50,7 +50,7 @@ def build_uninitialised(cfg: Config) -> nn.Module:
                          if key in backbone and 'model_name' in backbone})  # timm loads when it constructs
         if type_name(backbone) == 'LoRAModel':  # and so does it
             backbone['module'].pop('init_cfg', None)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')), _Uninitialised():
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)), _Uninitialised():
         return MODELS.build(model)
 
 

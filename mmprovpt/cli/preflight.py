@@ -1,15 +1,16 @@
 """What is known to fail before anything is built: files missing or truncated, a head with another number of classes."""
 import json
+import os
 import os.path as osp
 import re
-import zipfile
 from functools import partial
 
 from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
 from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
 
-from .config_parts import has_lora, type_name
+from .config_parts import find_hooks, has_lora, type_name
+from .weight_files import weights_fault
 
 # These fetch what is missing.
 _DOWNLOADING = {'CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST'}
@@ -29,24 +30,61 @@ def check_files(cfg, phases=('train', 'val')) -> None:
 
     Raises:
         ConfigError: Lists everything that is wrong: the config key, what it says, where that was
-            looked for, and what to do.
+            looked for, and what to do; in one line, if it is one thing.
     """
-    problems = {}  # path → lines: a file that is named twice is reported once
+    problems, places = {}, {}  # path → lines: a file that is named twice is reported once
     for key, given, path, check in _named_files(cfg, phases):
         reason = check(path)
         if reason:
             problems.setdefault(path, []).append(f'{key} = {given!r}: {reason}')
-    lines = []
+            places[path] = osp.abspath(path)
+            beside = _beside_config(cfg, path)
+            if beside and getattr(check, 'func', check) is weights_fault and not osp.exists(path):
+                places[path] += f' and {beside}'
+    lines, mistakes = [], list(_task_mistakes(cfg, phases))
+    if len(problems) == 1 and not mistakes and not any(found[1:] for found in problems.values()):
+        (path, found), = problems.items()
+        raise ConfigError(f'{found[0]}; looked for: {places[path]}; what to do: {_advice(path, found)}')
     if problems:
         lines.append('the config names files that cannot be used:')
     for path, found in problems.items():
         lines += [f'  {line}' for line in found]
-        lines += [f'    looked for: {osp.abspath(path)}', f'    what to do: {_advice(path, found)}']
-    mistakes = list(_task_mistakes(cfg, phases))
+        lines += [f'    looked for: {places[path]}', f'    what to do: {_advice(path, found)}']
     if mistakes:
         lines += ['the config does not fit its task:'] + [f'  {line}' for line in mistakes]
     if lines:
         raise ConfigError('\n'.join(lines))
+
+
+def find_weights_beside_config(cfg) -> None:
+    """Have relative paths of weights that are not there lead to the folder of the config, in place, if they are there.
+
+    Args:
+        cfg (mmengine.Config): That was read from a file; of what it inherits, too, paths are relative to its folder.
+    """
+    named = [(key, given) for key, given, *_ in _weight_files(cfg.get('model'), 'model')]
+    for key, given in named + [('load_from', cfg.get('load_from'))] * _is_local(cfg.get('load_from')):
+        beside = _beside_config(cfg, given)
+        if beside and osp.isfile(beside) and not osp.exists(given):
+            cfg.merge_from_dict({key: beside})
+
+
+def _beside_config(cfg, path):
+    """The absolute path that a relative one means from the config's folder; None if it is no other than from here."""
+    folder = osp.dirname(osp.abspath(getattr(cfg, 'filename', None) or 'here'))
+    return osp.join(folder, path) if not osp.isabs(path) and folder != os.getcwd() else None
+
+
+def unused_schedules(cfg) -> list[str]:
+    """A sentence for each relocation hook whose first period is not over before training is: no prompt moves then."""
+    loop, found = cfg.get('train_cfg') or {}, []
+    for hook in find_hooks(cfg):
+        unit = 'epochs' if hook.get('by_epoch', True) else 'iters'
+        length, interval = loop.get(f'max_{unit}'), hook.get('interval', 1)
+        if isinstance(length, int) and isinstance(interval, int) and interval >= length:
+            found.append(f'{type_name(hook)} has interval={interval}, and training has {length} {unit}: no prompt will '
+                         'ever move; give a shorter interval, or leave out the hook')
+    return found
 
 
 def _named_files(cfg, phases):
@@ -60,7 +98,7 @@ def _named_files(cfg, phases):
                 path = evaluator['ann_file']
                 yield f'{phase}_evaluator.ann_file', path, path, _check_annotation
     if _is_local(cfg.get('load_from')):
-        yield 'load_from', cfg.load_from, cfg.load_from, _check_checkpoint
+        yield 'load_from', cfg.load_from, cfg.load_from, weights_fault
     if 'train' in phases or has_lora(cfg.get('model') or {}):  # LoRAModel loads when it constructs
         yield from _weight_files(cfg.get('model'), 'model')
 
@@ -150,9 +188,10 @@ def _find_task(dataset):
 def _weight_files(node, key):
     if isinstance(node, dict):
         for name, value in node.items():
-            init_cfg = name == 'checkpoint' and node.get('type') == 'Pretrained'
+            init_cfg = name == 'checkpoint' and type_name(node) in ('Pretrained', 'PretrainedInit')
             if (init_cfg or name in ('pretrained', 'checkpoint_path')) and _is_local(value):
-                yield f'{key}.{name}', value, value, _check_checkpoint
+                # timm reads what it is given as checkpoint_path.
+                yield f'{key}.{name}', value, value, partial(weights_fault, published=name == 'checkpoint_path')
             else:
                 yield from _weight_files(value, f'{key}.{name}')
     elif isinstance(node, (list, tuple)):
@@ -201,16 +240,6 @@ def _check_json(path, sections):
     missing = [name for name in sections if not isinstance(content, dict) or name not in content]
     if missing:
         return f'not in COCO format, {" and ".join(missing)} missing'
-
-
-def _check_checkpoint(path):
-    if not osp.isfile(path):
-        return 'no such file'
-    with open(path, 'rb') as f:
-        head = f.read(2)
-    # torch writes zip archives; their directory is at the end, so a truncated one is not valid.
-    if not head or head == b'PK' and not zipfile.is_zipfile(path):
-        return 'truncated checkpoint'
 
 
 def _advice(path, found):

@@ -16,6 +16,8 @@ def user_errors() -> Iterator[None]:
     Within, checkpoints are read as weights and not executed; ``--trust-checkpoint`` of a tool lifts that
     (:func:`mmprovpt.cli.options.add_trust_option`).
     """
+    if hasattr(sys.stdout, 'reconfigure'):  # what a locale cannot say is no reason to fail when all is done
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         with only_weights():
             yield

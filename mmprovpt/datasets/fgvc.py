@@ -83,7 +83,7 @@ def read_json_splits(folder: Path, images: str, split: str) -> tuple[list[tuple[
     for name in _JSON_SPLITS:
         path = folder / f'{name}.json'
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
+            content = json.loads(path.read_text(encoding='utf-8-sig'))
             contents[name] = [(osp.join(images, image), int(class_id)) for image, class_id in content.items()]
         except FileNotFoundError:
             raise ConfigError(f"no such file: {path.absolute()}\nwhat to do: put VPT's train.json, val.json and "

@@ -55,7 +55,8 @@ def _load_mat(path: Path) -> dict:
 def _read_birds(folder: Path) -> dict[str, Samples]:
     """CUB and NABirds: three lists of `<image id> <value>`."""
     images, labels, is_train = (
-        dict(line.split(None, 1) for line in _find(folder, name).read_text().splitlines() if line.strip())
+        dict(line.split(None, 1) for line in _find(folder, name).read_text(encoding='utf-8-sig').splitlines()
+             if line.strip())
         for name in ('images.txt', 'image_class_labels.txt', 'train_test_split.txt'))
     if not images.keys() == labels.keys() == is_train.keys():
         raise ConfigError(f'{folder.absolute()}: images.txt, image_class_labels.txt and train_test_split.txt are not '

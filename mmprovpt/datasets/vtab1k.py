@@ -73,13 +73,15 @@ def read_list(ann_file: str, folder: str) -> tuple[list[tuple[str, int]], list[s
         Joined paths and labels, and a line for each line that cannot be read.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: There is no such file, or it is not in UTF-8.
     """
     try:
-        with open(ann_file, encoding='utf-8') as file:
+        with open(ann_file, encoding='utf-8-sig') as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
         raise ConfigError(f'no such file: {osp.abspath(ann_file)}\nwhat to do: {ADVICE}') from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'{osp.abspath(ann_file)} is not in UTF-8 ({error})\nwhat to do: save it as UTF-8') from None
     samples, problems = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -6,8 +6,10 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import check_types
 from mmprovpt.registry import HOOKS
-from mmprovpt.relocation import ALLOCATORS, PRUNERS, RelocationSession, true_idleness
+from mmprovpt.relocation import RelocationSession, true_idleness
+from mmprovpt.relocation.session import check_session_options
 
 from .find import find_optim_wrapper, find_relocating_prompts, loss_factor, require_equal_epochs
 from .randomness import seed_everything
@@ -66,10 +68,11 @@ class PromptRelocationHook(Hook):
         for name in unknown:
             raise ConfigError(f'PromptRelocationHook has no {name} any more: {REMOVED[name]}' if name in REMOVED else
                               f'PromptRelocationHook has no argument {name!r}')
-        if not isinstance(interval, int) or interval < 1:
+        if type(interval) is not int or interval < 1:
             raise ConfigError(f'interval must be an int >= 1, but is {interval!r}')
-        PRUNERS.build(pruner)
-        ALLOCATORS.check(allocator)
+        check_types(PromptRelocationHook, dict(by_epoch=by_epoch))
+        # Built once for nothing, of any number of blocks: what is wrong shows before models and data are built.
+        check_session_options(pruner, allocator, relocate_per_period, loss_tail, reward_baseline)
         self.interval = interval
         self.by_epoch = by_epoch
         self._options = dict(pruner=dict(pruner), allocator=dict(allocator), relocate_per_period=relocate_per_period,

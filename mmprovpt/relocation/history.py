@@ -60,7 +60,7 @@ def read_rows(path: str | Path, last_period: int | None = None) -> list[dict]:
     Raises:
         OSError, ValueError: There is no such file, or it is no log.
     """
-    lines = Path(path).read_text(encoding='utf-8').splitlines(keepends=True)
+    lines = Path(path).read_text(encoding='utf-8-sig').splitlines(keepends=True)
     rows = with_previous_reward([json.loads(line) for line in lines if line.strip() and line.endswith('\n')])
     return [row for row in rows if last_period is None or row['period'] <= last_period]
 

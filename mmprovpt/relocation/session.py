@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import check_types
 
 from . import ranks
 from .allocator import ALLOCATORS, Signals
@@ -106,6 +107,8 @@ class RelocationSession:
                  reward_baseline: str | None = None,
                  seed: int = 0,
                  averages: Sequence[nn.Module] = ()) -> None:
+        check_types(RelocationSession, dict(relocate_per_period=relocate_per_period, loss_tail=loss_tail,
+                                            reward_baseline=reward_baseline, seed=seed))
         self.prompts = prompts
         self.optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         if not prompts.tokens.requires_grad or not any(trains(each, prompts.tokens) for each in self.optimizers):
@@ -400,3 +403,17 @@ def _converted(state: dict) -> dict:
     rows = state['history']['rows']
     return dict(version=VERSION, types={}, period=rows[-1]['period'] if rows else 0, criterion=state['idleness'],
                 loss=state['loss'], relocator=state['relocator'])
+
+
+def check_session_options(pruner: dict, allocator: dict, relocate_per_period: int, loss_tail: float,
+                          reward_baseline: str | None) -> None:
+    """Check options of a :class:`RelocationSession` where there are no prompts yet.
+
+    Raises:
+        ConfigError: One is of the wrong type or out of its range.
+    """
+    check_types(RelocationSession, dict(relocate_per_period=relocate_per_period, loss_tail=loss_tail,
+                                        reward_baseline=reward_baseline))
+    chosen = ALLOCATORS.build(allocator, num_blocks=2, seed=0)
+    (chosen.relocator_type or Relocator)(2, PRUNERS.build(pruner, seed=0), chosen, relocate_per_period, reward_baseline)
+    PeriodLoss(loss_tail, torch.device('cpu'))

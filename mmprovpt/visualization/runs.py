@@ -78,7 +78,7 @@ def read_log(path: str | Path, name: str | None = None) -> Run:
     if not path.is_file():
         raise LogError(f'no such file: {path} (looked for: {path.absolute()})')
     try:
-        lines = [line for line in path.read_text(encoding='utf-8').split('\n') if line.strip()]
+        lines = [line for line in path.read_text(encoding='utf-8-sig').split('\n') if line.strip()]
     except UnicodeDecodeError as error:
         raise LogError(f'{path} is not a relocation log: it is not text') from error
     rows, warning = [], None

@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 
 from mmprovpt.cli import preflight
-from mmprovpt.cli.preflight import check_files
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.preflight import check_files, unused_schedules
 from mmprovpt.errors import ConfigError
 
 
@@ -213,8 +214,51 @@ def test_unknown_tasks_list_the_known(vtab):
 def test_fgvc(vtab, tmp_path):
     vtab.train_dataloader.dataset = dict(type='mmprovpt.FGVC', task='cub', split='trainval')
     vtab.model.head.num_classes = vtab.data_preprocessor.num_classes = 200
-    assert f'looked for: {tmp_path}/data/fgvc/CUB_200_2011\n' in message(vtab, ('train',))
+    assert f'looked for: {tmp_path}/data/fgvc/CUB_200_2011; ' in message(vtab, ('train',))
     os.makedirs('data/fgvc/CUB_200_2011')
     check_files(vtab, ('train',))
     vtab.model.head.num_classes = 100
     assert "train_dataloader.dataset.task = 'cub' has 200 classes" in message(vtab, ('train',))
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder with a config that names weights in three places, while the user is in another folder."""
+    (tmp_path / 'project').mkdir()
+    (tmp_path / 'project/config.py').write_text("""
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='vit.pth')), necks=[dict(pretrained='vit.pth')])
+load_from = 'all.pth'
+""", encoding='utf-8')
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    return tmp_path
+
+
+def test_weights_beside_the_config(elsewhere):
+    for name in ('vit.pth', 'all.pth'):
+        torch.save({}, elsewhere / 'project' / name)
+    cfg = read_config('../project/config.py')
+    check_files(cfg)
+    assert cfg.model.backbone.init_cfg.checkpoint == cfg.model.necks[0].pretrained == f'{elsewhere}/project/vit.pth'
+    assert cfg.load_from == f'{elsewhere}/project/all.pth'
+    torch.save({}, 'vit.pth')  # what is here goes first
+    assert read_config('../project/config.py').model.backbone.init_cfg.checkpoint == 'vit.pth'
+    cfg = read_config('../project/config.py', dict(load_from='https://a.b/c.pth'))
+    assert cfg.load_from == 'https://a.b/c.pth'
+
+
+def test_weights_in_neither_place_name_both(elsewhere):
+    text = message(read_config('../project/config.py'))
+    for name in ('vit.pth', 'all.pth'):
+        assert f'looked for: {elsewhere}/here/{name} and {elsewhere}/project/{name}\n' in text
+
+
+@pytest.mark.parametrize('hook, loop, warned', [
+    (dict(interval=5), dict(max_epochs=5), True), (dict(interval=4), dict(max_epochs=5), False),
+    ({}, dict(max_epochs=1), True), (dict(interval=5, by_epoch=False), dict(max_iters=4), True),
+    (dict(interval=5, by_epoch=False), dict(max_iters=6), False),
+    (dict(interval=500, by_epoch=False), dict(max_epochs=4), False), (None, dict(max_epochs=1), False)])
+def test_an_interval_after_which_training_is_over(hook, loop, warned):
+    hooks = [] if hook is None else [dict(hook, type='mmprovpt.PromptRelocationHook')]
+    found = unused_schedules(Config(dict(custom_hooks=hooks, train_cfg=loop)))
+    assert len(found) == warned and all('no prompt will ever move' in sentence for sentence in found)

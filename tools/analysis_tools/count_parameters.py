@@ -12,7 +12,7 @@ from statistics import mean
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmprovpt.cli.options import read_config
+from mmprovpt.cli.options import read_scoped_config
 from mmprovpt.cli.parameters import count_config
 from mmprovpt.cli.user_errors import user_errors
 
@@ -26,7 +26,7 @@ def main():
     MMLogger.get_instance('mmengine', log_level=logging.WARNING)  # what every built backbone says
     counts = []
     for path in args.configs:
-        counts.append(count_config(read_config(path, args.cfg_options)))
+        counts.append(count_config(read_scoped_config(path, args.cfg_options)))
         print(f'{counts[-1]:>12,}  {path}')
     print(f'{mean(counts):>12,.0f}  mean of {len(counts)}')
 

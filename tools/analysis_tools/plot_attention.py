@@ -8,13 +8,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.runner import load_checkpoint
 
-from mmprovpt.cli.options import add_trust_option
+from mmprovpt.cli.config_parts import type_name
+from mmprovpt.cli.options import add_trust_option, read_scoped_config
 from mmprovpt.cli.runner import build_model
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.cli.weight_files import require_weights
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import refuse_overwriting
 from mmprovpt.prompts import find_prompts
@@ -46,11 +47,14 @@ def load_model(cfg, checkpoint):
 
 def preprocess(cfg, model, image):
     """(1, 3, H, W), as the backbone gets it in testing."""
-    dataset = cfg.test_dataloader.dataset
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    if not loader:
+        raise ConfigError('the config has neither test_dataloader nor val_dataloader, which say how images are loaded')
+    dataset = loader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     # The image is all that there is.
-    steps = [step for step in dataset.pipeline if 'Annotations' not in step['type']]
+    steps = [step for step in dataset.pipeline if 'Annotations' not in type_name(step)]
     data = Compose(steps)(dict(img_path=image, img_id=0))
     return model.data_preprocessor(pseudo_collate([data]), False)['inputs']
 
@@ -67,11 +71,11 @@ def picture(model, inputs):
 @torch.no_grad()
 def main():
     args = parse_args()
-    for kind, path in (('config', args.config), ('checkpoint', args.checkpoint), ('image', args.image)):
-        if not Path(path).is_file():
-            raise ConfigError(f'no such {kind} file: {path} (looked for: {Path(path).absolute()})')
+    require_weights(args.checkpoint)
+    if not Path(args.image).is_file():
+        raise ConfigError(f'no such image file: {args.image} (looked for: {Path(args.image).absolute()})')
     refuse_overwriting(args.out, args.config, args.checkpoint, args.image)
-    cfg = Config.fromfile(args.config)
+    cfg = read_scoped_config(args.config)
     model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)
     maps = attention_maps(model.backbone, inputs)

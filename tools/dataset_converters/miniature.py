@@ -312,7 +312,7 @@ def find_damage(root: os.PathLike, parameters: dict | None = None) -> list[str]:
     """
     root = Path(root)
     try:
-        manifest = json.loads((root / MANIFEST).read_text())
+        manifest = json.loads((root / MANIFEST).read_text(encoding='utf-8'))
         expected = manifest['sha256']
     except FileNotFoundError:
         return [f'{root / MANIFEST} is missing']
@@ -371,7 +371,7 @@ def _annotate(mask, label):
 
 
 def _write_json(path, content):
-    path.write_text(json.dumps(content, separators=(',', ':')))
+    path.write_text(json.dumps(content, separators=(',', ':')), encoding='utf-8')
 
 
 def _hash_files(root):

@@ -43,7 +43,7 @@ def write_task(folder: Path, splits: dict[str, Callable[[], Samples]], sizes: di
         if not (folder / f'{split}.txt').exists():
             _write_split(folder, split, splits[split](), sizes[split], num_classes, progress)
             written.append(split)
-    lists = {split: (folder / f'{split}.txt').read_text(encoding='utf-8') for split in WRITTEN}
+    lists = {split: (folder / f'{split}.txt').read_text(encoding='utf-8-sig') for split in WRITTEN}
     for split, text in lists.items():  # those that were kept too
         if len(text.splitlines()) != sizes[split]:
             raise ConfigError(f'{folder / split}.txt lists {len(text.splitlines())} images, expected {sizes[split]}; '
