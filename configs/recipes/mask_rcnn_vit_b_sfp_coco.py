@@ -10,4 +10,5 @@ neck = dict(
     _delete_=True, type='mmseg.MultiLevelNeck', in_channels=[768], out_channels=256, scales=[4, 2, 1, 0.5, 0.25])
 model = dict(backbone=backbone, neck=neck)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
+default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1000, by_epoch=False)]
