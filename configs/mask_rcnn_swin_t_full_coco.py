@@ -1,4 +1,5 @@
 # Full fine-tuning: MMDetection's config as it is. Its twins are VPT, PRO-VPT and the frozen backbone alone.
 _base_ = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
 
-default_hooks = dict(classes=dict(type='mmprovpt.ClassCheckHook'))
+default_hooks = dict(
+    classes=dict(type='mmprovpt.ClassCheckHook'), seed=dict(type='mmprovpt.IterationSeedHook'))

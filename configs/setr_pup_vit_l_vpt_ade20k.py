@@ -10,4 +10,5 @@ _base_ = [
 data_preprocessor = _base_.in21k_pixels
 model = dict(data_preprocessor=data_preprocessor, backbone=dict(_base_.backbone, _delete_=True))
 tta_pipeline = _base_.multi_scale
-default_hooks = dict(classes=dict(type='mmprovpt.ClassCheckHook'))
+default_hooks = dict(
+    classes=dict(type='mmprovpt.ClassCheckHook'), seed=dict(type='mmprovpt.IterationSeedHook'))

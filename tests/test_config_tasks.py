@@ -34,6 +34,8 @@ def test_every_config_is_read_without_a_task_and_logs_when_told():
         cfg.merge_from_dict({'default_hooks.logger.interval': 1})
         logger = cfg.default_hooks.logger
         assert (logger.get('type'), logger.interval) == ('LoggerHook', 1), name
+        # Of baselines and relocating runs alike: a pair of one seed is a pair.
+        assert cfg.default_hooks.seed == dict(type='mmprovpt.IterationSeedHook'), name
     for pattern, (methods, tasks) in FAMILIES.items():
         for method in methods:
             name = pattern.format(method)

@@ -93,7 +93,8 @@ def test_setr_is_mmsegs(head):
     changed = {key for key in differences(theirs, ours) if not key.startswith('model.backbone.')}
     values = {'backbone', 'in21k_pixels', 'multi_scale'}  # of _base_/setr_ade20k.py
     assert changed - values == {
-        'default_hooks.classes', 'auto_scale_lr', 'tta_pipeline', 'data_preprocessor.mean', 'data_preprocessor.std',
+        'default_hooks.classes', 'default_hooks.seed', 'auto_scale_lr', 'tta_pipeline',
+        'data_preprocessor.mean', 'data_preprocessor.std',
         'model.data_preprocessor.mean', 'model.data_preprocessor.std'}
     backbone = ours['model']['backbone']
     # The same blocks feed the heads, in the same width, at the same size.
@@ -120,7 +121,7 @@ def test_mask_rcnn_is_mmdets():
             f'{get_installed_path("mmdet")}/.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_{theirs}_coco.py')
         ours = without_scopes(parse(f'mask_rcnn_swin_t_vpt{kind}_coco'))
         assert differences(theirs, ours) == {
-            'model.backbone.type', 'model.backbone.prompts', 'default_hooks.classes'}
+            'model.backbone.type', 'model.backbone.prompts', 'default_hooks.classes', 'default_hooks.seed'}
         assert ours['val_evaluator']['metric'] == ours['test_evaluator']['metric'] == ['bbox', 'segm']
 
 

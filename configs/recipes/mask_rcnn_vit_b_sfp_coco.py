@@ -3,11 +3,11 @@
 # deconvolves it.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 backbone = dict(
-    _delete_=True, type='mmprovpt.PromptedVisionTransformer', prompts=dict(type='StaticPrompts', num_tokens=10),
-    arch='base', out_type='featmap',
+    _delete_=True, type='mmprovpt.PromptedVisionTransformer', arch='base', out_type='featmap',
+    prompts=dict(type='StaticPrompts', num_tokens=10),
     init_cfg=dict(type='Pretrained', checkpoint='checkpoints/vit_b16_mae.pth', prefix='backbone.'))
-neck = dict(
-    _delete_=True, type='mmseg.MultiLevelNeck', in_channels=[768], out_channels=256, scales=[4, 2, 1, 0.5, 0.25])
-model = dict(backbone=backbone, neck=neck)
+neck = dict(type='mmseg.MultiLevelNeck', in_channels=[768], out_channels=256, scales=[4, 2, 1, 0.5, 0.25])
+model = dict(backbone=backbone, neck=dict(neck, _delete_=True))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
+default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1000, by_epoch=False)]

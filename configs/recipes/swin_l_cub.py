@@ -4,4 +4,5 @@ prompts = dict(type='StaticPrompts', num_tokens=10)
 model = dict(backbone=dict(type='mmprovpt.PromptedSwinTransformer', prompts=prompts))
 # 5e-6 there: it is for fine-tuning the whole backbone.
 optim_wrapper = dict(optimizer=dict(lr=0.001))
+default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1)]

@@ -4,9 +4,11 @@ import mmprovpt.registry  # noqa: F401  first: without MMEngine it says what to 
 from .checkpoint_hook import PromptCheckpointHook
 from .class_check import ClassCheckHook
 from .finite import FiniteOptimWrapper
+from .iteration_seed_hook import IterationSeedHook
 from .prompt_check import PromptCheckHook
 from .relocation_hook import PromptRelocationHook
 
 __all__ = [
-    'ClassCheckHook', 'FiniteOptimWrapper', 'PromptCheckHook', 'PromptCheckpointHook', 'PromptRelocationHook'
+    'ClassCheckHook', 'FiniteOptimWrapper', 'IterationSeedHook', 'PromptCheckHook', 'PromptCheckpointHook',
+    'PromptRelocationHook'
 ]

@@ -1,7 +1,5 @@
 """Prompt relocation inside an MMEngine Runner."""
 
-import torch
-from mmengine import dist
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -12,7 +10,8 @@ from mmprovpt.relocation import RelocationSession, true_idleness
 from mmprovpt.relocation.session import check_session_options
 
 from .find import find_optim_wrapper, find_relocating_prompts, loss_factor, require_equal_epochs
-from .randomness import seed_everything
+from .iteration_seed_hook import IterationSeedHook
+from .randomness import fixed_randomness
 from .records import Records
 from .verification import HeldBatches
 
@@ -33,9 +32,9 @@ class PromptRelocationHook(Hook):
 
     Rank 0 logs to ``relocations.jsonl`` in the log directory (see :class:`~mmprovpt.relocation.RelocationLog`), to the
     log, and as scalars ``train/relocation/*`` to every visualisation backend; after training it draws
-    ``prompt_distribution.png`` beside the file. Checkpoints carry all that decides; a resumed run continues as if never
-    interrupted, and its log begins with that of the run before. For that, the global random generators are seeded anew
-    before each iteration, by the runner's seed, the rank and the iteration.
+    ``prompt_distribution.png`` beside the file. Checkpoints carry all that decides; the log of a resumed run begins
+    with that of the run before. No global random generator moves. So that training itself draws again what it would
+    have drawn, add :class:`~mmprovpt.hooks.IterationSeedHook`; without it, a warning says so.
 
     Args:
         interval (int): Length of a period, >= 1.
@@ -98,8 +97,10 @@ class PromptRelocationHook(Hook):
         self._optim_wrapper = find_optim_wrapper(runner.optim_wrapper, prompts.tokens)
         self.session = RelocationSession(prompts, self._optim_wrapper.optimizer, seed=runner.seed, **self._options)
         self.records = Records(runner)
-        # Starting to load data draws a seed for worker processes: not from the stream of the iterations.
-        runner.train_dataloader.generator = torch.Generator().manual_seed(runner.seed)
+        if not any(isinstance(hook, IterationSeedHook) for hook in runner.hooks):
+            runner.logger.warning('A resumed run will not be bit for bit the uninterrupted one, nor draw what a run '
+                                  "without relocation draws: set default_hooks = dict(seed=dict(type='mmprovpt."
+                                  "IterationSeedHook')), in both")
 
     def before_train(self, runner: Runner) -> None:
         """Find the averages, which their hooks have made by now."""
@@ -111,7 +112,6 @@ class PromptRelocationHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Relocate where a period of epochs starts."""
-        self._seed(runner, runner.iter)
         if self.by_epoch and self._period_is_over(runner):
             self._relocate(runner)
 
@@ -127,14 +127,13 @@ class PromptRelocationHook(Hook):
             raise KeyError("PromptRelocationHook needs the total loss, but train_step returned "
                            f"{None if outputs is None else list(outputs)} without 'loss'")
         self.session.end_iteration(outputs['loss'], *self._place_in_period(runner, batch_idx))
-        self._seed(runner, runner.iter + 1)
         if self._checkpoint_is_due(runner):
             self.session.gather()
 
-    def after_val(self, runner: Runner) -> None:
-        """Let training go on as if nothing had been validated."""
+    def before_val(self, runner: Runner) -> None:
+        """Have rank 0 know all before it saves the best checkpoint, which may be within a period."""
         if self.session is not None:
-            self._seed(runner, runner.iter)
+            self.session.gather()
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Have rank 0 know all of the epoch before it saves a checkpoint."""
@@ -147,11 +146,6 @@ class PromptRelocationHook(Hook):
         if period is not None:
             self.records.write(runner, period, self.session.prompts.distribution)
         self.records.draw(runner)
-
-    @staticmethod
-    def _seed(runner: Runner, iteration: int) -> None:
-        """What loading and training an iteration draws follows from its number, so resuming has nothing to restore."""
-        seed_everything(runner.seed, dist.get_rank(), iteration)
 
     def _period_is_over(self, runner: Runner) -> bool:
         """Whether a whole period lies between the last boundary and now.
@@ -178,7 +172,9 @@ class PromptRelocationHook(Hook):
     def _relocate(self, runner: Runner) -> None:
         """Close the period, the same on every rank."""
         self._boundary = runner.epoch if self.by_epoch else runner.iter
-        period = self.session.close_period(self._verify(runner))
+        verified = self._verify(runner)
+        with fixed_randomness(runner.seed, self._boundary):  # a row may be drawn anew
+            period = self.session.close_period(verified)
         if period is not None:
             self.records.write(runner, period, self.session.prompts.distribution)
 
@@ -196,8 +192,8 @@ class PromptRelocationHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add all that decides, as plain tensors and Python types."""
         if self.session is not None:
-            checkpoint[CHECKPOINT_KEY] = dict(
-                boundary=self._boundary, log=self.records.name(runner), session=self.session.state_dict())
+            checkpoint[CHECKPOINT_KEY] = dict(boundary=self._boundary, log=self.records.name(runner),
+                                              options=self._plain_options(), session=self.session.state_dict())
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Continue where the checkpoint stopped, if the run is resumed."""
@@ -210,5 +206,16 @@ class PromptRelocationHook(Hook):
             return
         state = checkpoint[CHECKPOINT_KEY]
         self.session.load_state_dict(state.get('session', state))
+        mine = self._plain_options()
+        for name, theirs in state.get('options', mine).items():
+            if theirs != mine[name]:
+                runner.logger.warning(f'The checkpoint is of a run whose PromptRelocationHook has {name}={theirs}. '
+                                      f'From here on it is {mine[name]}, so this is not that run any more: set the '
+                                      'former back, unless you mean it')
         self._boundary = state['boundary']
         self.records.resume(runner, state, self.session.period)
+
+    def _plain_options(self) -> dict[str, str]:
+        options = dict(self._options, interval=self.interval, by_epoch=self.by_epoch)
+        return {name: str(dict(sorted(value.items())) if isinstance(value, dict) else value)
+                for name, value in options.items()}

@@ -9,10 +9,32 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from mmengine.evaluator import BaseMetric  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
-from test_hooks.toy_run import DISTRIBUTED, make_runner, read_rows, relocation_hook  # noqa: E402
+from mmengine.registry import METRICS  # noqa: E402
+from test_hooks.toy_run import DISTRIBUTED, Images, make_runner, read_rows, relocation_hook  # noqa: E402
 
+
+@METRICS.register_module(force=True)
+class Count(BaseMetric):
+    """Counts images: never improves."""
+
+    def process(self, data_batch, data_samples):
+        self.results += list(data_samples)
+
+    def compute_metrics(self, results):
+        return dict(count=len(results))
+
+
+VALIDATION = dict(
+    val_dataloader=dict(batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+                        collate_fn=dict(type='default_collate'), dataset=Images()),
+    val_cfg=dict(), val_evaluator=dict(type='Count'))
 CASES = dict(
+    # The first validation is the best, and lies within a period.
+    best=dict(hook=dict(interval=3, by_epoch=False), iters=6, noisy=True, val_interval=4, **VALIDATION,
+              checkpoint=dict(interval=-1, by_epoch=False, save_best='count', rule='greater')),
+    last=dict(hook=dict(interval=3, by_epoch=False), iters=6, noisy=True, checkpoint=dict(interval=4, by_epoch=False)),
     epoch=dict(hook=dict(), epochs=5, noisy=True),
     iteration=dict(hook=dict(interval=3, by_epoch=False), iters=20, noisy=True,
                    checkpoint=dict(interval=4, by_epoch=False)))

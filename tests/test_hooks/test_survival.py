@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS
 from test_hooks import survival_run
-from test_hooks.survival_run import CASES, train
-from test_hooks.toy_run import OVERFLOW, Images, ToyModel, make_runner, read_rows
+from test_hooks.survival_run import CASES, VALIDATION, train
+from test_hooks.toy_run import OVERFLOW, ToyModel, make_runner, read_rows
 
 KILLS = dict(epoch=17, iteration=13)
 
@@ -138,21 +136,6 @@ def test_epochs_of_unequal_length_raise_on_all_ranks(two_processes):
         assert 'epochs of [6, 5] batches' in message and 'round_up=True' in message
 
 
-@METRICS.register_module(force=True)
-class Count(BaseMetric):
-    """Counts images: never improves."""
-
-    def process(self, data_batch, data_samples):
-        self.results += list(data_samples)
-
-    def compute_metrics(self, results):
-        return dict(count=len(results))
-
-
-VALIDATION = dict(
-    val_dataloader=dict(batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-                        collate_fn=dict(type='default_collate'), dataset=Images()),
-    val_cfg=dict(), val_evaluator=dict(type='Count'))
 STOP = dict(type='EarlyStoppingHook', monitor='count', rule='greater', patience=2)
 
 

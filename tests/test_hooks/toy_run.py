@@ -98,7 +98,8 @@ class ScaledOptimWrapper(OptimWrapper):
 
 def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_size=4, poison=None,
                 optim_wrapper=None, checkpoint=None, hooks=(), val_interval=None, noisy=False, workers=0,
-                sampler='InfiniteSampler', length=24, **kwargs):
+                sampler='InfiniteSampler', length=24, seeding=True,
+                persistent=False, **kwargs):
     """A Runner over ``epochs``, or ``iters`` where given; ``hook`` None trains without relocation."""
     torch.set_num_threads(1)
     toy = model is None or isinstance(model, ToyModel)
@@ -123,11 +124,13 @@ def make_runner(work_dir, hook=None, model=None, epochs=4, iters=None, batch_siz
         ToyModel(noisy=noisy) if model is None else model,
         work_dir=str(work_dir),
         train_dataloader=dict(batch_size=batch_size, num_workers=workers, sampler=sampler,
+                              persistent_workers=persistent,
                               collate_fn=dict(type='default_collate'), dataset=Images(poison, noisy, length)),
         train_cfg=loop,
         optim_wrapper=wrapper,
         default_hooks=dict(checkpoint={'type': 'CheckpointHook', **(checkpoint or dict(interval=1))},
                            runtime_info=dict(type='RuntimeInfoHook'),
+                           **(dict(seed=dict(type='mmprovpt.IterationSeedHook')) if seeding else {}),
                            sampler_seed=dict(type='DistSamplerSeedHook')),
         custom_hooks=hooks,
         default_scope='mmengine',

@@ -19,6 +19,7 @@ test_evaluator = val_evaluator
 default_hooks = dict(
     # The frozen weights stay out of checkpoints (docs/how-to/small_checkpoints.md).
     checkpoint=dict(type='mmprovpt.PromptCheckpointHook', interval=10, max_keep_ckpts=1),
+    seed=dict(type='mmprovpt.IterationSeedHook'),  # resumed, or beside a twin: the same images, equally augmented
     logger=dict(type='LoggerHook'),  # MMEngine's own; named, so that --cfg-options can set its interval
     visualization=dict(type='VisualizationHook', interval=1, enable=False))  # tools/test.py --show-dir
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
