@@ -127,7 +127,7 @@ def test_there_and_back_and_going_on():
     assert small.keys() == full.keys() == merged.keys()
     for name in ('state_dict', 'ema_state_dict'):
         assert_same(dict(sorted(merged[name].items())), dict(sorted(full[name].items())))
-        assert len(small[name]) < 8
+        assert len(small[name]) < 9
     assert merged['prompt_relocation']['log'] == full['prompt_relocation']['log']
     ends = []
     for path in ('run/epoch_2.pth', 'small2.pth'):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from toy_model import TOY
@@ -186,7 +187,7 @@ def test_tasks_of_our_configs(monkeypatch, capsys, tmp_path):
             (tmp_path / 'data/vtab-1k' / task).mkdir(parents=True, exist_ok=True)
             (tmp_path / f'data/vtab-1k/{task}/{split}.txt').write_text('images/0.png 0\n')
     (tmp_path / 'checkpoints').mkdir()
-    (tmp_path / 'checkpoints/vit_b16_in21k.pth').write_bytes(b'x')
+    torch.save({}, tmp_path / 'checkpoints/vit_b16_in21k.pth')
     monkeypatch.chdir(tmp_path)
     configs = [str(ROOT / f'configs/vtab1k/vit_b_{method}.py') for method in ('lora', 'provapt')]
     call(monkeypatch, *configs, '--tasks', 'cifar', 'svhn', '--no-grid', '--dry-run')

@@ -100,6 +100,7 @@ def test_segmentation(root, visualize, tmp_path):
 def test_detection(root, visualize, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     cfg, model = build(DET)
+    model.backbone.prompts.reset_parameters()  # untrained prompts are meant
     torch.nn.init.constant_(model.roi_head.mask_head.conv_logits.bias, 5.)  # whole masks, not noise
     torch.save(dict(state_dict=tuned_state_dict(model)), tmp_path / 'small.pth')
     option = ['--cfg-options', 'model.test_cfg.rcnn.max_per_img=2']

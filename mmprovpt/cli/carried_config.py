@@ -1,9 +1,11 @@
 """The config that a checkpoint carries: Python source of whoever made it, which is read and not executed."""
 import ast
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
+import mmengine.registry
 from mmengine.config import Config
 
 from mmprovpt.errors import ConfigError
@@ -43,8 +45,15 @@ def only_registered() -> Iterator[None]:
         ConfigError: The config names something else.
     """
     unknown = []
+
+    def find(name: str):
+        found = _registered(name)
+        if found is None:
+            unknown.append(name)
+        return found
+
     try:
-        with mock.patch('mmengine.registry.registry.get_object_from_string', unknown.append, create=True):
+        with mock.patch('mmengine.registry.registry.get_object_from_string', find, create=True):
             yield
     except Exception as error:
         named = next((name for name in unknown if name in str(error)), None)
@@ -52,6 +61,27 @@ def only_registered() -> Iterator[None]:
             raise
         raise ConfigError(f'the config in the checkpoint has type={named!r}, which is no registered class: '
                           f'{_REMEDY}') from error
+
+
+def _registered(name: str):
+    """The registered class of a full name, as pure Python configs are dumped; imports nothing. None: there is none."""
+    module, _, rest = name.rpartition('.')
+    parts = [rest]
+    while module and module not in sys.modules:
+        module, _, rest = module.rpartition('.')
+        parts.insert(0, rest)
+    found = sys.modules.get(module)
+    for part in parts:
+        found = getattr(found, part, None)
+    roots = [value for value in vars(mmengine.registry).values() if isinstance(value, mmengine.registry.Registry)]
+    return found if any(found is each for root in roots for each in _classes(root)) else None
+
+
+def _classes(registry: mmengine.registry.Registry) -> Iterator:
+    """All that a registry and those below it hold."""
+    yield from registry.module_dict.values()
+    for child in registry.children.values():
+        yield from _classes(child)
 
 
 def _value(node: ast.expr):

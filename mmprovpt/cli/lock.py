@@ -118,8 +118,9 @@ def _start_of(pid: int) -> str | None:
     """When a process of this host was started, in whatever unit; None if there is none, or it has ended."""
     try:
         # After the name, which may hold anything, in brackets: the state, and 19 fields later the time since booting.
-        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-        return None if fields[0] in 'ZX' else Path('/proc/sys/kernel/random/boot_id').read_text().strip() + fields[19]
+        fields = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8', errors='replace').rpartition(')')[2].split()
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii').strip()
+        return None if fields[0] in 'ZX' else boot + fields[19]
     except OSError:
         pass
     if os.path.exists('/proc/self/stat'):

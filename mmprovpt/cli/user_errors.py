@@ -3,10 +3,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from mmprovpt.errors import ConfigError, DivergedError
-from mmprovpt.trust import only_weights
 
 
 @contextmanager
@@ -19,7 +18,7 @@ def user_errors() -> Iterator[None]:
     if hasattr(sys.stdout, 'reconfigure'):  # what a locale cannot say is no reason to fail when all is done
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        with only_weights():
+        with _only_weights():
             yield
     except (ConfigError, DivergedError) as error:
         message = f'error: {error}'
@@ -30,3 +29,11 @@ def user_errors() -> Iterator[None]:
         return
     rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
     sys.exit(message if rank == '0' else 1)
+
+
+def _only_weights() -> AbstractContextManager:
+    """Of a program that has torch; the others read no checkpoints, and need not import it for this."""
+    if sys.modules.get('torch') is None:
+        return nullcontext()
+    from mmprovpt.trust import only_weights
+    return only_weights()

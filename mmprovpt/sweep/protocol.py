@@ -202,7 +202,7 @@ def write_config(trial: Trial) -> Path:
         ConfigError: The folder holds a run of another config.
     """
     path = trial.folder.with_name(f'{trial.name}.py')
-    if path.exists() and path.read_text() != trial.cfg.pretty_text:
+    if path.exists() and path.read_text(encoding='utf-8') != trial.cfg.pretty_text:
         raise ConfigError(f'{trial.folder} holds a run of another config ({path}): give another --work-dir, or remove '
                           'both')
     trial.folder.mkdir(parents=True, exist_ok=True)

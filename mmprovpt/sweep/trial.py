@@ -49,7 +49,7 @@ class _History(Hook):
     def after_val_epoch(self, runner, metrics=None):
         score_of(metrics, self._metric)
         self.rows.append(dict(iter=runner.iter, **plain(metrics)))
-        with self._path.open('a') as file:
+        with self._path.open('a', encoding='utf-8') as file:
             file.write(json.dumps(self.rows[-1]) + '\n')
         self._report_row(runner, self.rows[-1])
 
@@ -161,7 +161,7 @@ def give_up(folder: Path, reason: str) -> None:
 def read_result(folder: Path) -> dict | None:
     """What a finished trial came to; None of one that is not, or whose file a kill or a full disk has cut off."""
     try:
-        result = json.loads((Path(folder) / RESULT).read_text())
+        result = json.loads((Path(folder) / RESULT).read_text(encoding='utf-8'))
         whole = result['score'] is not None or bool(result.get('error'))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -175,7 +175,8 @@ def state_of(folder: Path) -> str:
     if result is not None:
         return result.get('error') or 'finished'
     if (folder / ERROR).exists():
-        return 'failed: ' + ((folder / ERROR).read_text().strip().splitlines() or ['killed while it said why'])[-1]
+        lines = (folder / ERROR).read_text(encoding='utf-8').strip().splitlines()
+        return 'failed: ' + (lines or ['killed while it said why'])[-1]
     rows = _read_lines(folder / HISTORY)
     if rows:
         return f'not finished: {len(rows)} validations'
@@ -214,7 +215,7 @@ def tune_trial(params: dict) -> None:
             result = run_trial(folder, report=tune.report, **trial)
     except BaseException:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR).write_text(traceback.format_exc())
+        (folder / ERROR).write_text(traceback.format_exc(), encoding='utf-8')
         raise
     if result['score'] is not None:
         tune.report(dict(score=result['score']))

@@ -71,10 +71,10 @@ def picture(model, inputs):
 @torch.no_grad()
 def main():
     args = parse_args()
+    refuse_overwriting(args.out, args.config, args.checkpoint, args.image)
     require_weights(args.checkpoint)
     if not Path(args.image).is_file():
         raise ConfigError(f'no such image file: {args.image} (looked for: {Path(args.image).absolute()})')
-    refuse_overwriting(args.out, args.config, args.checkpoint, args.image)
     cfg = read_scoped_config(args.config)
     model = load_model(cfg, args.checkpoint)
     inputs = preprocess(cfg, model, args.image)
