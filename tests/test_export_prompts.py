@@ -140,7 +140,7 @@ def test_there_and_back_and_going_on():
     for name in ('state_dict', 'ema_state_dict'):
         for key in ends[1][name]:
             assert 'sha256' in key or torch.equal(ends[0][name][key], ends[1][name][key])
-    assert len(ends[1]['state_dict']) == 6 < len(ends[0]['state_dict'])
+    assert len(ends[1]['state_dict']) == 7 < len(ends[0]['state_dict'])
     source = dict(type='Pretrained', checkpoint='vit.pth', prefix='backbone.')
     assert ends[1]['state_dict']._metadata['backbone'] == dict(version=1, frozen_init_cfg=source)
     assert ends[1]['ema_state_dict']._metadata['module.backbone']['frozen_init_cfg'] == source

@@ -23,7 +23,8 @@ from mmprovpt.files import write_atomically
 
 KEY = 'backbone.prompts.frozen_sha256'
 TUNED = {KEY, 'backbone.prompts.tokens', 'backbone.prompts.block_index', 'backbone.prompts.form',
-         'neck.weight', 'neck.bias', 'neck.running_mean', 'neck.running_var', 'neck.num_batches_tracked', 'head.weight', 'head.bias'}
+         'neck.weight', 'neck.bias', 'neck.running_mean',
+         'neck.running_var', 'neck.num_batches_tracked', 'head.weight', 'head.bias'}
 
 
 def load(path):
