@@ -41,7 +41,6 @@ def locked(folder: str | Path, wait: float = 0.) -> Iterator[None]:
     mine = dict(host=socket.gethostname(), pid=os.getpid(), start=_start_of(os.getpid()),
                 since=time.strftime('%Y-%m-%d %H:%M:%S'))
     with removing_empty(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
         end = time.monotonic() + wait
         while (holder := _take(path, mine)) is not None:
             if time.monotonic() >= end:
@@ -55,14 +54,19 @@ def locked(folder: str | Path, wait: float = 0.) -> Iterator[None]:
 
 def _take(path: Path, mine: dict) -> dict | None:
     """Write the lock, unless a process that may be alive holds it: then return what it wrote."""
-    with _alone(path) as file:
-        holder = _read(file)
-        if holder is not None and _may_live(holder, mine['host']):
-            return holder
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(mine).encode())
-    return None
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _alone(path) as file:
+                holder = _read(file)
+                if holder is not None and _may_live(holder, mine['host']):
+                    return holder
+                file.seek(0)
+                file.truncate()
+                file.write(json.dumps(mine).encode())
+            return None
+        except FileNotFoundError:  # whoever held it has just ended, and took its empty folder away
+            continue
 
 
 def _release(path: Path, mine: dict) -> None:

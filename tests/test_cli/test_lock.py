@@ -63,10 +63,11 @@ def test_held_by_another_process_and_then_free(holder, tmp_path):
 
 
 def test_waits_if_told_to(holder, tmp_path):
-    holder.stdin.close()
+    """Until the holder ends, which takes its empty folder away meanwhile."""
+    stdin, holder.stdin = holder.stdin, None
+    stdin.close()
     with locked(tmp_path / 'run', wait=60):
-        pass
-    holder.stdin = None
+        assert (tmp_path / 'run' / LOCK).exists()
 
 
 @pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGTERM])
