@@ -1,5 +1,4 @@
 """Prompt relocation inside an MMEngine Runner."""
-
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
