@@ -33,7 +33,7 @@ def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: s
         for key in frozen:
             kept.pop(place + key, None)
         kept[place + FINGERPRINT] = fingerprint(frozen)
-        file = loaded_file(backbone)
+        file = loaded_file(backbone, kept[place + FINGERPRINT])
         if file is not None:
             kept[place + FILE_FINGERPRINT] = file
         source = named_checkpoint(backbone)

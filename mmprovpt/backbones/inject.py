@@ -17,7 +17,7 @@ from .flops import count_attention
 from .prompted import PromptedBackbone, PromptedModuleDict, PromptedTIMMModel, TIMMEntrance
 
 
-def inject_prompts(backbone: nn.Module, prompts: dict | str) -> PromptSet:
+def inject_prompts(backbone: nn.Module, prompts: dict) -> PromptSet:
     """Make a built backbone a prompted one, in place.
 
     Its parameters are frozen and stay in eval mode through ``.train()``; its forward, arguments and state-dict
@@ -69,8 +69,7 @@ def build_prompts(backbone: nn.Module, blocks: list[Block], prompts: dict) -> Pr
     Raises:
         ConfigError: The config has keys or values that do not fit.
     """
-    given_here = dict.fromkeys(('widths', 'mergings', 'patch_fan_in'))
-    form, arguments = FORMS.check(prompts, runtime=tuple(given_here))
+    form, arguments = FORMS.check(prompts, runtime=('widths', 'mergings', 'patch_fan_in'))
     if 'num_tokens' not in arguments:
         raise ConfigError('prompts: num_tokens is missing: the number of prompts per block, an int or a list of '
                           f'{len(blocks)} ints')
@@ -118,12 +117,10 @@ def _connect(block: Block, place: running.Place) -> None:
     block.module.checkpointed = was_checkpointed
 
 
-def _take_over_checkpointing(backbone: nn.Module) -> None:
+def _take_over_checkpointing(backbone: PromptedBackbone) -> None:
     """Where a timm model was told to checkpoint its blocks, we do it."""
     found = [module for module in backbone.modules() if getattr(module, 'grad_checkpointing', False) is True]
     for module in found:
         module.grad_checkpointing = False
     if found:
-        for module in backbone.modules():
-            if isinstance(module, PromptedBlock):
-                module.checkpointed = True
+        backbone.set_grad_checkpointing()

@@ -122,7 +122,7 @@ class CompleteLoading:
             raise CheckpointError(_complaint(type(self).__name__, missing, unfit, list(state_dict)))
         if identity:
             log(f'The checkpoint has no {", ".join(identity)}: these norms stay as they are (the identity, '
-                      'where they are new).', )
+                'where they are new).')
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> Tensor:
@@ -154,16 +154,18 @@ def fingerprint_of_file(state_dict: dict, prefix: str, own: dict[str, Tensor]) -
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def loaded_file(backbone: nn.Module) -> Tensor | None:
-    """Fingerprint of what the frozen weights were read from; None if they were not, or were changed since."""
+def loaded_file(backbone: nn.Module, now: Tensor) -> Tensor | None:
+    """Fingerprint of what the frozen weights were read from; None if they were not, or were changed since.
+
+    Args:
+        now: Fingerprint of all frozen tensors.
+    """
     file, after = getattr(backbone, '_frozen_file', (None, None))
-    if file is None or not torch.equal(after, fingerprint(backbone.frozen_tensors())):
-        return None
-    return file
+    return file if file is not None and torch.equal(after, now) else None
 
 
 def _is_of_file(backbone: nn.Module, wanted: Tensor) -> bool:
-    file = loaded_file(backbone)
+    file = loaded_file(backbone, fingerprint(backbone.frozen_tensors()))
     return file is not None and torch.equal(file, wanted.cpu())
 
 

@@ -49,10 +49,14 @@ def find_relocating_prompts(model: nn.Module) -> PromptSet:
     return prompts
 
 
+def optim_wrappers(optim_wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    """All of a Runner: one, or those of a dict."""
+    return list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
+
+
 def find_optim_wrapper(optim_wrapper: OptimWrapper | OptimWrapperDict, tokens: nn.Parameter) -> OptimWrapper:
     """The wrapper whose optimizer trains the prompts; if none does, the first."""
-    is_dict = isinstance(optim_wrapper, OptimWrapperDict)
-    wrappers = [wrapper for _, wrapper in optim_wrapper.items()] if is_dict else [optim_wrapper]
+    wrappers = optim_wrappers(optim_wrapper)
     return next((wrapper for wrapper in wrappers if trains(wrapper.optimizer, tokens)), wrappers[0])
 
 

@@ -12,6 +12,8 @@ from torch.nn.utils import get_total_norm
 from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.registry import OPTIM_WRAPPERS
 
+from .find import optim_wrappers
+
 LAG = 8  # steps after which the host asks a GPU whether one was finite, which it then knows
 
 
@@ -148,8 +150,7 @@ def _of_training(model, optim_wrapper, averages) -> Iterator[tuple[str, Tensor]]
         for name, value in module.named_buffers():
             if name.rpartition('.')[2] in ('running_mean', 'running_var'):
                 yield prefix + name, value
-    wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
-    for wrapper in wrappers:
+    for wrapper in optim_wrappers(optim_wrapper):
         for number, state in enumerate(wrapper.optimizer.state.values()):
             for key, value in state.items():
                 if torch.is_tensor(value) and value.is_floating_point():

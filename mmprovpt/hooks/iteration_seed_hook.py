@@ -3,12 +3,12 @@ from collections.abc import Iterator
 
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import Sampler
 
 from mmprovpt.registry import HOOKS
 
+from .find import optim_wrappers
 from .randomness import seed_everything, seed_loading
 
 CHECKPOINT_KEY = 'iteration_seed'
@@ -128,9 +128,7 @@ def _unrepeatable(runner: Runner) -> Iterator[str]:
         if hook.save_best is not None and hook.interval <= 0:
             yield ('only the best checkpoint is written, and MMEngine leaves the optimizer out of it. Set '
                    'default_hooks.checkpoint.interval')
-    wrapper = runner.optim_wrapper
-    wrappers = [each for _, each in wrapper.items()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    for steps in sorted({getattr(each, '_accumulative_counts', 1) for each in wrappers}):
+    for steps in sorted({getattr(each, '_accumulative_counts', 1) for each in optim_wrappers(runner.optim_wrapper)}):
         for distance in sorted(distances):
             if distance % steps:
                 yield (f'a checkpoint is written each {distance} iterations, but {steps} are accumulated for a step, '

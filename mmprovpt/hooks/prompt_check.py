@@ -1,6 +1,5 @@
 """Checkpoints and optimizers that do not fit prompts, before anything is trained or tested."""
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from mmprovpt.prompts import PromptSet
 from mmprovpt.registry import HOOKS
 from mmprovpt.relocation.session import trains
 
-from .find import unwrapped
+from .find import optim_wrappers, unwrapped
 
 
 @HOOKS.register_module()
@@ -31,8 +30,7 @@ class PromptCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check that prompts are trained."""
-        wrapper = runner.optim_wrapper
-        wrappers = [each for _, each in wrapper.items()] if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        wrappers = optim_wrappers(runner.optim_wrapper)
         for name, module in unwrapped(runner.model).named_modules():
             if not isinstance(module, PromptSet) or not len(module.tokens):
                 continue

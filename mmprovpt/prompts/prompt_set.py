@@ -280,7 +280,7 @@ class PromptSet(nn.Module):
         """Raise if these values, of a form that is None if the checkpoint is old, are not for such prompts."""
         here, mine = type(self).__name__, dict(self.state_dict())
         mine.pop(FORM)
-        unlike = {name for name in given.keys() ^ mine.keys()}
+        unlike = given.keys() ^ mine.keys()
         if form not in (None, here) or (form is None and unlike - {'tokens', 'block_index'}):
             raise CheckpointError(f'{prefix}* of the checkpoint are {form or OTHER}, but the model has {here}: set '
                                   'prompts=dict(type=...) as it was trained')
