@@ -1,21 +1,11 @@
 """Gradient checkpointing of every kind: gradients equal those without it, or an error says what to do."""
 import pytest
 import torch
-from matrix import CASES, KINDS, build, images, loss, outputs
+from matrix import CASES, build, images, loss, outputs
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch.utils.checkpoint import checkpoint
 
 from mmprovpt.attention import PromptedBlock
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 def blocks(backbone):

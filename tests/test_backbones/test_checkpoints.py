@@ -19,11 +19,6 @@ class Model(nn.Module):
         self.backbone = backbone
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
 def save(path, state):
     torch.save(dict(state_dict=state, meta={}), path)
     return str(path)

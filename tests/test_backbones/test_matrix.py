@@ -4,22 +4,12 @@ import pickle
 
 import pytest
 import torch
-from matrix import CASES, KINDS, build, concatenating, images, keeping, loss, outputs, vapt
+from matrix import CASES, build, concatenating, images, keeping, loss, outputs, vapt
 
 from mmprovpt.prompts import PromptSet
 
 FREEZING = ['mmpretrain-vit', 'mmpretrain-deit', 'mmdet-swin', 'mmseg-swin', 'mmpretrain-swin']
 CHECKPOINTED = [name for name, case in CASES.items() if case.with_cp]
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 def uneven(case, kind):

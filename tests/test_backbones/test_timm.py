@@ -2,18 +2,13 @@
 import pytest
 import timm
 import torch
-from matrix import KINDS, fill_rows, randomise
+from matrix import fill_rows, randomise
 
 from mmprovpt import inject_prompts
 from mmprovpt.errors import ConfigError
 
 VIT = dict(model_name='vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SWIN = dict(model_name='swin_tiny_patch4_window7_224', img_size=56, embed_dim=12, depths=(2, 2, 2), num_heads=(2, 3, 4))
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 def model(cfg, kind=None, **options):

@@ -30,11 +30,6 @@ class Detector(nn.Module):
         backbone.prompts.relocate(seed, 1)
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
 def init_cfg(case, path):
     """As configs of that library write it, of a file with the weights of ``build(case)``."""
     prefix = '' if (case.scope, case.upstream) == ('mmseg', 'VisionTransformer') else 'backbone.'  # it reads no prefix

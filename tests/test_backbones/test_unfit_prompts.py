@@ -3,18 +3,13 @@ import copy
 
 import pytest
 import torch
-from matrix import CASES, KINDS, build, images, loss, outputs
+from matrix import KINDS, build, images, loss, outputs
 from mmengine.runner import load_checkpoint
 
 from mmprovpt import tuned_state_dict
 from mmprovpt.errors import CheckpointError, ConfigError
 
 FORMS = list(KINDS)
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
 
 
 @pytest.fixture(params=['pytorch', 'not strictly', 'mmengine', 'small'])
