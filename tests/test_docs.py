@@ -16,7 +16,6 @@ def files(*suffixes):
 
 
 PAGES = files('.md')
-TRANSLATIONS = ROOT / 'docs/method/index.md'  # of references in old commits
 
 
 def prose(path):
@@ -86,7 +85,7 @@ def test_files_named_in_pages_exist(page):
 def test_no_private_references():
     """A source is a paper, or a page of this repository; nothing refers to lists that a reader does not have."""
     private = re.compile(r'METHOD §|\b00[123],? (?:Eq|Tab|Fig|App|§)|/work/')
-    found = [(name_of(path), number + 1) for path in files('.md', '.py') if path not in (TRANSLATIONS, Path(__file__))
+    found = [(name_of(path), number + 1) for path in files('.md', '.py') if path != Path(__file__)
              for number, line in enumerate(path.read_text(encoding='utf-8').splitlines()) if private.search(line)]
     assert not found
 
