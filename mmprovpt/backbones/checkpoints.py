@@ -1,10 +1,12 @@
 """Checkpoints of what was tuned: without frozen weights, but with their hash (docs/how-to/small_checkpoints.md)."""
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
 
-from .loading import FILE_FINGERPRINT, FINGERPRINT, SOURCE, fingerprint, loaded_file, named_checkpoint
+from .loading import FILE_FINGERPRINT, FINGERPRINT, SOURCE, frozen_fingerprints, named_checkpoint
 from .prompted import PromptedBackbone
+
+_FSDP = '_fsdp_wrapped_module'
 
 
 def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: str = '') -> dict:
@@ -22,18 +24,19 @@ def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: s
 
     Raises:
         ValueError: If nothing in the model has prompts by :func:`mmprovpt.inject_prompts`.
+        CheckpointError: If frozen weights are quantized or sharded, and nothing knows which they were.
     """
     state_dict = model.state_dict() if state_dict is None else state_dict
     kept = OrderedDict(state_dict)
     # It has versions of modules, too, by which they convert old keys.
     kept._metadata = OrderedDict(getattr(state_dict, '_metadata', None) or {})
     for name, backbone in prompted_backbones(model).items():
-        place = f'{prefix}{name}.' if name else prefix
+        # FSDP puts modules of its own in between, and leaves them out of the keys.
+        place = ''.join([prefix, *(f'{part}.' for part in name.split('.') if part not in ('', _FSDP))])
         frozen = backbone.frozen_tensors()
         for key in frozen:
             kept.pop(place + key, None)
-        kept[place + FINGERPRINT] = fingerprint(frozen)
-        file = loaded_file(backbone, kept[place + FINGERPRINT])
+        kept[place + FINGERPRINT], file = frozen_fingerprints(backbone, frozen)
         if file is not None:
             kept[place + FILE_FINGERPRINT] = file
         source = named_checkpoint(backbone)
@@ -57,5 +60,5 @@ def share_frozen(model: nn.Module, copy: nn.Module) -> None:
     for name, backbone in prompted_backbones(model).items():
         theirs = copies[name].frozen_tensors()
         for key, value in backbone.frozen_tensors().items():
-            if theirs[key].device == value.device:
+            if isinstance(value, Tensor) and theirs[key].device == value.device:
                 theirs[key].data = value.data

@@ -2,6 +2,7 @@
 import hashlib
 import logging
 import re
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,19 @@ _ADVICE = ('Give the backbone the init_cfg (and img_size and dtype) that it was 
 _SWIN = 'mmpretrain.models.backbones.swin_transformer.SwinTransformer'
 
 
+class Loaded(NamedTuple):
+    """What a backbone remembers of the last full load.
+
+    Attributes:
+        of_file: (32,) uint8, fingerprint of what was read.
+        held: (32,) uint8, fingerprint of the frozen tensors then.
+        shapes: Theirs, by name.
+    """
+    of_file: Tensor
+    held: Tensor
+    shapes: dict[str, torch.Size]
+
+
 class CompleteLoading:
     """In front of a frozen backbone's class."""
 
@@ -48,7 +62,8 @@ class CompleteLoading:
         if only_tuned:
             self._add_frozen(state_dict, prefix, local_metadata.get(SOURCE))
         else:
-            read = fingerprint_of_file(state_dict, prefix, own)
+            read = _of_backbone(state_dict, prefix)
+            of_file, versions = fingerprint(read), {name: value._version for name, value in read.items()}
         _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
@@ -56,8 +71,13 @@ class CompleteLoading:
         if not only_tuned:
             self._frozen_loaded = True
             # Its modules load after it: this is what they will hold.
-            self._frozen_file = read, fingerprint({name: state_dict.get(prefix + name, value).to(value.dtype)
-                                                   for name, value in self.frozen_tensors().items()})
+            held = {name: state_dict.get(prefix + name, value).to(value.dtype)
+                    for name, value in self.frozen_tensors().items()}
+            # Mostly nothing was renamed, resized or cast, and all is known already.
+            same = _floats(held).keys() == _floats(read).keys() and all(
+                held[name] is read[name] and value._version == versions[name] for name, value in _floats(held).items())
+            self._loaded = Loaded(_with_shapes(of_file, own), of_file if same else fingerprint(held),
+                                  {name: value.shape for name, value in held.items()})
 
     def _add_frozen(self, state_dict: dict, prefix: str, source: dict | None) -> None:
         """Complete a checkpoint of what was tuned by the frozen weights here, if they are the right ones.
@@ -68,6 +88,9 @@ class CompleteLoading:
         wanted = state_dict.pop(prefix + FINGERPRINT, None)
         of_file = state_dict.pop(prefix + FILE_FINGERPRINT, None)
         frozen = {name: value for name, value in self.frozen_tensors().items() if prefix + name not in state_dict}
+        if not all(isinstance(value, Tensor) for value in frozen.values()):
+            raise CheckpointError(f'{type(self).__name__} is quantized already: load the checkpoint first, then '
+                                  'quantize the model')
         if wanted is None:
             log(f'The checkpoint of {type(self).__name__} has prompts only and does not say which frozen weights '
                       'they were tuned on (mmprovpt.tuned_state_dict would): they are taken to be those here.',
@@ -85,9 +108,8 @@ class CompleteLoading:
                 but the names of a local file and a prefix.
             of_file: Fingerprint of what they were read from; that is enough.
         """
-        wanted, here = _hex(wanted), _hex(fingerprint(frozen))
-        if of_file is not None and _is_of_file(self, of_file):
-            return
+        wanted = _hex(wanted)
+        here = self._here(frozen, wanted, of_file)
         # Whoever only tests or infers does not initialise. What timm's constructor has loaded, it says by _is_init.
         loaded = getattr(self, '_frozen_loaded', getattr(self, '_is_init', False))
         if here != wanted and not loaded and source and not named_checkpoint(self):
@@ -102,16 +124,20 @@ class CompleteLoading:
                 raise CheckpointError(f'The checkpoint holds only what was tuned of {type(self).__name__}, and the '
                                    f'frozen weights cannot be read from {source}: {error}\n'
                                    f'{_ADVICE}') from error
-            here = wanted if of_file is not None and _is_of_file(self, of_file) else _hex(fingerprint(frozen))
+            here = self._here(frozen, wanted, of_file)
         if here != wanted:
             raise CheckpointError(
                 f'The checkpoint holds only what was tuned, on other frozen weights than {type(self).__name__} has:\n'
                 f'  sha256 in the checkpoint: {wanted}\n'
                 f'  sha256 here:              {here} (init_cfg: {source})\n{_ADVICE}')
 
+    def _here(self, frozen: dict[str, Tensor], wanted: str, of_file: Tensor | None) -> str:
+        """The fingerprint of frozen weights here, or ``wanted`` if the file that they were read from is the right one."""
+        here, file = frozen_fingerprints(self, frozen)
+        return wanted if None not in (file, of_file) and torch.equal(file, of_file.cpu()) else _hex(here)
+
     def _check_complete(self, state_dict: dict, prefix: str) -> None:
-        own = {name: value for name, value in self.state_dict().items()
-               if not name.startswith(PROMPTS) and value.is_floating_point()}
+        own = _floats({name: value for name, value in self.state_dict().items() if not name.startswith(PROMPTS)})
         missing = [prefix + name for name in own if prefix + name not in state_dict]
         unfit = [f'{prefix}{name}: {tuple(state_dict[prefix + name].shape)}, expected {tuple(value.shape)}'
                  for name, value in own.items()
@@ -132,41 +158,58 @@ def fingerprint(tensors: dict[str, Tensor]) -> Tensor:
     libraries have changed which of them they store. 86 M float32 take about 0.3 s.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        if value.is_floating_point():
-            digest.update(f'{name} {value.dtype} {tuple(value.shape)};'.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, value in sorted(_floats(tensors).items()):
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)};'.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def fingerprint_of_file(state_dict: dict, prefix: str, own: dict[str, Tensor]) -> Tensor:
-    """(32,) uint8, SHA-256 of a backbone's weights as they were read, and of the shapes that they are loaded into.
+def frozen_fingerprints(backbone: nn.Module, frozen: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Fingerprints of frozen weights, and of the file that they were read from (None if changed since, or never read).
+
+    Of weights that quantization has packed, or that are sharded, it is what they were when they were loaded: their
+    own bytes are other ones, and say nothing to the plain model.
 
     Args:
-        state_dict: Before anything was renamed or resized; more than the backbone's.
-        prefix: Of the backbone's keys.
-        own: The backbone's tensors without prompts; their shapes count, so that another image size is another one.
+        frozen: The backbone's ``frozen_tensors()``, or those that count.
+
+    Raises:
+        CheckpointError: They are packed or sharded and were not loaded since prompts were injected, or some of them
+            were frozen then and are trained now.
     """
-    read = {key[len(prefix):]: value for key, value in state_dict.items()
+    loaded = getattr(backbone, '_loaded', None)
+    shapes = loaded.shapes if loaded else {}
+    # FSDP's pieces are plain tensors, but flat.
+    packed = [name for name, value in frozen.items() if type(value) not in (Tensor, nn.Parameter)
+              or value.dim() == 1 and value.shape != shapes.get(name, value.shape)]
+    if not packed:
+        now = fingerprint(frozen)
+        return now, loaded.of_file if loaded and torch.equal(loaded.held, now) else None
+    free = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad and name in shapes]
+    if loaded is None or free:
+        raise CheckpointError(
+            f'{packed[0]} of {type(backbone).__name__} is quantized or sharded, and which weights it was made of is '
+            f'not known: {f"{free[0]} was set free since loading" if free else "none were loaded"}. Load them (init_cfg, '
+            'load_state_dict) when prompts are injected and before they are packed, or save a full checkpoint')
+    return loaded.held, loaded.of_file
+
+
+def _of_backbone(state_dict: dict, prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without prompts, by their names in the backbone."""
+    return {key[len(prefix):]: value for key, value in state_dict.items()
             if key.startswith(prefix) and not key.startswith(prefix + PROMPTS) and isinstance(value, Tensor)}
-    shapes = [(name, tuple(value.shape)) for name, value in sorted(own.items()) if value.is_floating_point()]
-    digest = hashlib.sha256(f'{shapes}'.encode() + bytes(fingerprint(read).tolist()))
+
+
+def _with_shapes(of_file: Tensor, own: dict[str, Tensor]) -> Tensor:
+    """(32,) uint8, of what was read and of the shapes that it is loaded into: another image size is another one."""
+    shapes = [(name, tuple(value.shape)) for name, value in sorted(_floats(own).items())]
+    digest = hashlib.sha256(f'{shapes}'.encode() + bytes(of_file.tolist()))
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def loaded_file(backbone: nn.Module, now: Tensor) -> Tensor | None:
-    """Fingerprint of what the frozen weights were read from; None if they were not, or were changed since.
-
-    Args:
-        now: Fingerprint of all frozen tensors.
-    """
-    file, after = getattr(backbone, '_frozen_file', (None, None))
-    return file if file is not None and torch.equal(after, now) else None
-
-
-def _is_of_file(backbone: nn.Module, wanted: Tensor) -> bool:
-    file = loaded_file(backbone, fingerprint(backbone.frozen_tensors()))
-    return file is not None and torch.equal(file, wanted.cpu())
+def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # What quantization packs is no tensor.
+    return {name: value for name, value in tensors.items() if isinstance(value, Tensor) and value.is_floating_point()}
 
 
 def named_checkpoint(backbone: nn.Module) -> dict | None:

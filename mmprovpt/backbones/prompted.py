@@ -130,8 +130,9 @@ class PromptedBackbone(CompleteLoading, Entrance):
 
     def frozen_tensors(self) -> dict[str, Tensor]:
         """What nothing trains, by its name here: what a checkpoint of what was tuned leaves out."""
+        # What quantization packs is no tensor.
         return {name: value for name, value in self.state_dict(keep_vars=True).items()
-                if not name.startswith(PROMPTS) and not value.requires_grad}
+                if not name.startswith(PROMPTS) and not getattr(value, 'requires_grad', False)}
 
 
 class PromptedTIMMModel(PromptedBackbone, TIMMEntrance):

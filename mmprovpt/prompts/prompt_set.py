@@ -248,10 +248,15 @@ class PromptSet(nn.Module):
         self.owners_changed()
         return super()._apply(fn, recurse)
 
+    @property
+    def form(self) -> Tensor:
+        """(letters,) uint8, the name of the form. PyTorch's distributed checkpoints look for each key's attribute."""
+        return torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
+
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         # As text in a tensor: whatever carries a state dict carries it. Shapes alone do not tell all forms apart.
-        destination[prefix + FORM] = torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
+        destination[prefix + FORM] = self.form
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
