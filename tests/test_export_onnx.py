@@ -194,6 +194,19 @@ def test_mistakes(call, write, tmp_path, monkeypatch):
     assert not out.exists()
 
 
+def test_opsets(call, write, tmp_path):
+    write('vit')
+    files = tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx'
+    for opset in (18, 20):
+        call(*files, '--opset', opset)
+        assert [entry.version for entry in onnx.load(files[-1]).opset_import if entry.domain == ''] == [opset]
+    files[-1].unlink()
+    for opset in (11, 99):
+        with pytest.raises(SystemExit, match=f'opset {opset}: PyTorch writes this graph as opset 18. Take 18; older'):
+            call(*files, '--opset', opset)
+    assert not files[-1].exists()
+
+
 def test_a_detector_is_refused(call, tmp_path):
     config = Config.fromfile(ROOT / 'configs/demo/mask_rcnn_swin_mini_provpt_digits.py')
     config.dump(str(tmp_path / 'config.py'))

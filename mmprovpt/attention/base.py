@@ -29,7 +29,11 @@ class PromptedAttention:
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
-        return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self._parts(qkv).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _parts(self, qkv: Tensor) -> Tensor:
+        """(B, N, 3C) to (B, N, 3, num_heads, C / num_heads). Not by ``unflatten``, which ONNX has from opset 13 on."""
+        return qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads))
 
     def project_rows(self, rows: Tensor) -> Tensor:
         """(B, n, C) rows behind the norm to (B, n, 3C).
@@ -81,16 +85,18 @@ class PromptedAttention:
             prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
         k, v = torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2)
         watcher = running.watcher()
-        if watcher is None:
+        # PyTorch's older exporter has no fused attention below opset 14.
+        if watcher is None and not (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()):
             return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
         weights = _weights(q, k, scale, bias)
-        watcher(self, weights, v[..., :size])
+        if watcher is not None:
+            watcher(self, weights, v[..., :size])
         return weights @ v[..., :size]
 
     def _prompts(self, rows: Tensor, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
         """Queries (or None), keys and values (batch_size, num_heads, n, d) of the rows."""
         rows = rows if rows.dim() == 3 else rows[None]
-        parts = self.project_rows(rows).unflatten(-1, (3, self.num_heads, -1))
+        parts = self._parts(self.project_rows(rows))
         if not with_queries:
             parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
         parts = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)

@@ -42,4 +42,4 @@ class PromptedWindowAttention(PromptedAttention):
     def _position_bias(self, num_tokens: int) -> Tensor:
         """(1, num_heads, N, N)."""
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
-        return bias.unflatten(0, (num_tokens, num_tokens)).permute(2, 0, 1)[None]
+        return bias.reshape(num_tokens, num_tokens, self.num_heads).permute(2, 0, 1)[None]

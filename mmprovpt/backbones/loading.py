@@ -132,7 +132,7 @@ class CompleteLoading:
                 f'  sha256 here:              {here} (init_cfg: {source})\n{_ADVICE}')
 
     def _here(self, frozen: dict[str, Tensor], wanted: str, of_file: Tensor | None) -> str:
-        """The fingerprint of frozen weights here, or ``wanted`` if the file that they were read from is the right one."""
+        """The fingerprint of frozen weights here, or ``wanted`` if they were read from the right file."""
         here, file = frozen_fingerprints(self, frozen)
         return wanted if None not in (file, of_file) and torch.equal(file, of_file.cpu()) else _hex(here)
 
@@ -187,10 +187,11 @@ def frozen_fingerprints(backbone: nn.Module, frozen: dict[str, Tensor]) -> tuple
         return now, loaded.of_file if loaded and torch.equal(loaded.held, now) else None
     free = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad and name in shapes]
     if loaded is None or free:
+        reason = f'{free[0]} was set free since loading' if free else 'none were loaded'
         raise CheckpointError(
             f'{packed[0]} of {type(backbone).__name__} is quantized or sharded, and which weights it was made of is '
-            f'not known: {f"{free[0]} was set free since loading" if free else "none were loaded"}. Load them (init_cfg, '
-            'load_state_dict) when prompts are injected and before they are packed, or save a full checkpoint')
+            f'not known: {reason}. Load them (init_cfg, load_state_dict) when prompts are injected and before they are '
+            'packed, or save a full checkpoint')
     return loaded.held, loaded.of_file
 
 

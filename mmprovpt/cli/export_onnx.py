@@ -36,8 +36,7 @@ class Logits(nn.Module):
             what = 'a detector' if 'BaseDetector' in parents else 'neither a classifier nor a segmentor'
             raise ConfigError(
                 f'{type(model).__name__} is {what}: classifiers of MMPretrain and segmentors of MMSegmentation can be '
-                "exported. Detectors cannot: ONNX lacks operators for their boxes, RoIAlign and NMS, and MMDeploy's "
-                'exporter, which replaces these, does not know prompted attention')
+                'exported. Detectors cannot: ONNX lacks operators for their boxes, RoIAlign and NMS')
         self.model = model
         self.is_segmentor = 'BaseSegmentor' in parents
         self.metas = [dict(img_shape=shape, ori_shape=shape, pad_shape=shape, padding_size=[0] * 4)]
@@ -66,8 +65,8 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
         The largest absolute difference on random images, divided by the largest absolute logit.
 
     Raises:
-        ConfigError: If the model cannot be exported, or the difference is greater than ``TOLERANCE``. There is no
-            file then.
+        ConfigError: If the model cannot be exported, or not in this opset, or the difference is greater than
+            ``TOLERANCE``. There is no file then.
     """
     try:
         import onnxruntime  # noqa: F401
@@ -83,6 +82,10 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
             raise ConfigError(f'the head gives a {type(expected[0]).__name__}, not one tensor of logits')
         fold_prompts(model)
         program = _trace(graph, images[-1], opset)
+    written = program.model.opset_imports['']
+    if opset not in (None, written):  # the exporter itself gives up silently
+        raise ConfigError(f'opset {opset}: PyTorch writes this graph as opset {written}. Take {written}; older ones: '
+                          'torch.onnx.export(..., dynamo=False) of the backbone, see docs/how-to/deployment.md')
     program.model.metadata_props.update({key: json.dumps(value) for key, value in normalisation(model).items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:

@@ -2,6 +2,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
@@ -319,8 +320,10 @@ def _form_name(form: Tensor | None, others: set[str]) -> str | None:
 
 def _group(index: Tensor, num_blocks: int, device: torch.device) -> list[Tensor]:
     """Per block, where a host tensor (N,) names it."""
-    order = index.argsort(stable=True).to(device)
-    counts = torch.bincount(index + 1, minlength=num_blocks + 1).tolist()
+    # By NumPy: while a graph is traced, owners are constants, and sorting is not for each ONNX.
+    host = index.numpy()
+    order = torch.from_numpy(np.argsort(host, kind='stable')).to(device)
+    counts = np.bincount(host + 1, minlength=num_blocks + 1).tolist()
     owners = [owned.clone() for owned in order.split(counts)[1:]]
     for owned in owners:
         # One compilation serves all numbers of prompts, 0 included.

@@ -37,7 +37,6 @@ def test_an_input_that_wants_a_gradient_gives_one_to_every_norm(num_tokens):
 
 @pytest.mark.parametrize('num_tokens', COUNTS)
 def test_the_advice_as_printed(num_tokens):
-    pytest.importorskip('pytorch_grad_cam')
     section = PAGE.read_text(encoding='utf-8').partition('## Grad-CAM')[2]
     code = re.search('```python\n(.*?)```', section, re.S)[1]
     names = dict(net=classifier(num_tokens), images=torch.randn(1, 3, 32, 32))

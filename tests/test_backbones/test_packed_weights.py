@@ -83,7 +83,8 @@ def test_small_ones_into_quantized_models():
 @pytest.mark.parametrize('way', ['fully_shard', 'FullyShardedDataParallel'])
 def test_sharded(tmp_path, way):
     """Two processes, of which each has a piece of every weight."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', SHARDED, tmp_path, way]
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', SHARDED,
+               tmp_path, way]
     path = os.pathsep.join([str(SHARDED.parent), *sys.path])
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path))
     assert done.returncode == 0, done.stderr
