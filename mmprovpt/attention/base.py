@@ -29,7 +29,8 @@ class PromptedAttention:
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3C), as a fused projection gives it, to q, k, v of shape (B, num_heads, N, C / num_heads)."""
-        return self._parts(qkv).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self._parts(qkv).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
 
     def _parts(self, qkv: Tensor) -> Tensor:
         """(B, N, 3C) to (B, N, 3, num_heads, C / num_heads). Not by ``unflatten``, which ONNX has from opset 13 on."""
@@ -99,9 +100,9 @@ class PromptedAttention:
         parts = self._parts(self.project_rows(rows))
         if not with_queries:
             parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
-        parts = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.norm_queries(parts[0]) if with_queries else None
-        return q, self.norm_keys(parts[-2]), parts[-1]
+        separate = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
+        q = self.norm_queries(separate[0]) if with_queries else None
+        return q, self.norm_keys(separate[-2]), separate[-1]
 
     def norm_queries(self, q: Tensor) -> Tensor:
         """Queries (B, num_heads, n, d) as upstream normalises them; most do not."""
