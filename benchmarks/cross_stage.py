@@ -13,10 +13,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from tqdm import tqdm
 
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.hooks.find import find_prompts
 from mmprovpt.hooks.verification import HeldBatches
 
 
+@user_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')

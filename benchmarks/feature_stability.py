@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.hooks.find import find_prompts
 from mmprovpt.hooks.verification import HeldBatches
 
@@ -48,6 +49,7 @@ def similarity(before: list[Tensor], now: list[Tensor]) -> str:
     return f'{sum(values) / len(values):.4f} ({min(values):.4f})'
 
 
+@user_errors()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')

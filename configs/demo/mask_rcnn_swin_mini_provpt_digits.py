@@ -3,6 +3,8 @@
 # checkpoint: tools/pretrain_miniature.py.
 _base_ = '../mask_rcnn_swin_t_provpt_coco.py'
 
+metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
+num_classes = len(metainfo['classes'])
 # Narrower Swin, 1.8 M parameters
 model = dict(
     backbone=dict(
@@ -10,7 +12,7 @@ model = dict(
         convert_weights=False,
         init_cfg=dict(checkpoint='{{ fileDirname }}/swin_mini_digits.pth')),
     neck=dict(in_channels=[24, 48, 96, 192]),
-    roi_head=dict(bbox_head=dict(num_classes=10), mask_head=dict(num_classes=10)),
+    roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
     # An image has 5 thousand anchors and 2 to 4 objects, not 270 thousand and 7. On a CPU the second stage costs as
     # much as all the rest even so.
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=32))),
@@ -18,7 +20,6 @@ model = dict(
 
 # Data
 data_root = 'data/miniature/'
-metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
 image_scale = (160, 128)
 train_pipeline = [  # without RandomFlip: mirrored digits are not digits
     dict(type='LoadImageFromFile'),

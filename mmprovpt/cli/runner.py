@@ -12,14 +12,14 @@ from mmengine.runner import Runner, load_checkpoint
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import remove_empty, removing_empty
-from mmprovpt.hooks import PromptCheckHook
+from mmprovpt.hooks import ClassCheckHook, PromptCheckHook
 
-from .config_parts import type_name
+from .config_parts import scope_of, type_name
 
 
 def build_model(cfg: Config) -> torch.nn.Module:
     """The model of a config, for one process, without weights; sets the default scope."""
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    init_default_scope(scope_of(cfg) or 'mmengine')
     sync_bn_to_bn(cfg.model)
     if cfg.get('data_preprocessor'):  # MMPretrain and MMSegmentation keep it outside of the model
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -44,6 +44,10 @@ def build_runner(cfg: Config) -> Runner:
         cfg.env_cfg = dict(dist_cfg=dict(backend='nccl'))  # Runner's default; FlexibleRunner fails without
     if get_device() == 'cpu':
         adapt_to_cpu(cfg)
+    # None says that heads and data differ on purpose. MMEngine allows that for its own hooks alone.
+    checks_classes = (cfg.get('default_hooks') or {}).pop('classes', {})
+    if checks_classes:
+        cfg.default_hooks.classes = checks_classes
     before = _log_files()
     with removing_empty(cfg.work_dir):
         try:
@@ -54,6 +58,8 @@ def build_runner(cfg: Config) -> Runner:
             raise
     if not any(isinstance(hook, PromptCheckHook) for hook in runner.hooks):
         runner.register_hook(PromptCheckHook())
+    if checks_classes == {} and not hasattr(runner.model, 'language_model'):
+        runner.register_hook(ClassCheckHook(heads_only=True))
     return runner
 
 
@@ -98,7 +104,7 @@ def adapt_to_cpu(cfg: Config) -> None:
     # FlexibleRunner does not read that, but has the strategy wrap the model.
     if 'runner_type' in cfg:
         strategy = cfg.get('strategy') or dict(type='DDPStrategy')
-        if strategy['type'] == 'DDPStrategy':
+        if type_name(strategy) == 'DDPStrategy':
             wrapper = strategy.get('model_wrapper') or dict(type='MMDistributedDataParallel', broadcast_buffers=False)
             cfg.strategy = dict(strategy, model_wrapper=dict(wrapper, device_ids=None))
 

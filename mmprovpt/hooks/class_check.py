@@ -24,37 +24,57 @@ class ClassCheckHook(Hook):
     its metainfo leaves out the annotations of all others. MMPretrain's ClassNumCheckHook and MMDetection's
     NumClassCheckHook look at numbers only, and at validation only when it starts; MMSegmentation has none.
 
+    The tools of this package have it by themselves, with ``heads_only``.
+
+    Args:
+        heads_only: Compare the heads' numbers with what data sets say of their classes, and nothing else.
+
     Raises:
         ConfigError: Before training (or testing), if they differ.
     """
 
+    def __init__(self, heads_only: bool = False) -> None:
+        self.heads_only = heads_only
+
     def before_train(self, runner: Runner) -> None:
         """Check training's data set and validation's."""
         train = runner.train_dataloader.dataset
-        _check(runner, train, 'train_dataloader')
+        self._check(runner, train, 'train_dataloader')
         if runner.val_loop is None:
             return
         val = runner.val_dataloader.dataset
-        _check(runner, val, 'val_dataloader')
-        if _classes(train) != _classes(val):
+        self._check(runner, val, 'val_dataloader')
+        if not self.heads_only and _classes(train) != _classes(val):
             differing = sorted(set(_classes(train)) ^ set(_classes(val))) or 'their order'
             raise ConfigError('train_dataloader and val_dataloader have other classes, they differ in '
                               f'{differing}: both need the same, from metainfo or from a folder for each class')
 
     def before_test(self, runner: Runner) -> None:
         """Check the data set of the test."""
-        _check(runner, runner.test_dataloader.dataset, 'test_dataloader')
+        self._check(runner, runner.test_dataloader.dataset, 'test_dataloader')
+
+    def _check(self, runner: Runner, dataset: Dataset, key: str) -> None:
+        if self.heads_only and not isinstance(_metainfo(dataset).get('classes'), (list, tuple)):
+            return
+        _check_heads(runner, dataset, key)
+        if not self.heads_only:
+            _check_categories(dataset, key)
 
 
-def _check(runner: Runner, dataset: Dataset, key: str) -> None:
+def _check_heads(runner: Runner, dataset: Dataset, key: str) -> None:
     classes = _classes(dataset)
+    # Of a panoptic data set, the boxes have the things alone.
+    allowed = len(classes), len(_metainfo(dataset).get('thing_classes', classes))
     for head, wanted in _class_numbers(unwrapped(runner.model)):
-        if wanted != len(classes):
+        if wanted not in allowed:
             raise ConfigError(f'model.{head}.num_classes is {wanted}, but {key}.dataset has {len(classes)} classes: '
                               f'{", ".join(classes[:20])}{", …" if len(classes) > 20 else ""}')
+
+
+def _check_categories(dataset: Dataset, key: str) -> None:
     for inner in _innermost(dataset):
         # Of the categories in a COCO file, those whose names are among the classes.
-        if len(getattr(inner, 'cat_ids', classes)) < len(_classes(inner)):
+        if len(getattr(inner, 'cat_ids', _classes(inner))) < len(_classes(inner)):
             raise ConfigError(f'{key}.dataset: {inner.ann_file} has categories for only {len(inner.cat_ids)} of the '
                               f'{len(_classes(inner))} classes: {", ".join(_classes(inner)[:20])}. Names in '
                               "metainfo=dict(classes=(...)) must be the file's")
@@ -64,7 +84,7 @@ def _class_numbers(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, module in model.named_modules():
         number = getattr(module, 'num_classes', None)
         # MMSegmentation's segmentors repeat the number of their (last) head.
-        if name and number is not None and not _OTHER_CLASSES.intersection(name.split('.')):
+        if name and type(number) is int and not _OTHER_CLASSES.intersection(name.split('.')):
             yield name, number
 
 
@@ -78,8 +98,12 @@ def _innermost(dataset: Dataset) -> Iterator[Dataset]:
             yield from _innermost(part)
 
 
+def _metainfo(dataset: Dataset) -> dict:
+    return getattr(dataset, 'metainfo', None) or {}  # others than MMEngine's have none
+
+
 def _classes(dataset: Dataset) -> tuple[str, ...]:
-    classes = dataset.metainfo.get('classes')
+    classes = _metainfo(dataset).get('classes')
     if not classes or isinstance(classes, str):
         raise ConfigError(f'{type(dataset).__name__} has {classes!r} for names of its classes: set '
                           "metainfo=dict(classes=('first', 'second')), and with one class ('first', )")
