@@ -68,7 +68,8 @@ SHRINK = {
     'mask2former_swin_t_ade20k': {**below('backbone', SWIN), **below('decode_head', MASK2FORMER)},
     'swin_l_cub': {
         'backbone.arch': dict(_delete_=True, embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8]),
-        'backbone.img_size': SIZE, 'backbone.pad_small_map': True, 'head.in_channels': 192},
+        'backbone.img_size': SIZE, 'backbone.pad_small_map': True, 'head.in_channels': 192,
+        'head.num_classes': 3},  # the only place: the preprocessor's 200 is for soft labels, which this recipe has not
 }
 # Widths of the blocks of each, from the papers of the backbones.
 SWIN_T = [96] * 2 + [192] * 2 + [384] * 6 + [768] * 2

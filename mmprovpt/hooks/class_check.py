@@ -83,8 +83,10 @@ def _check_categories(dataset: Dataset, key: str) -> None:
 def _class_numbers(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, module in model.named_modules():
         number = getattr(module, 'num_classes', None)
+        # MMPretrain's preprocessor needs its number for soft labels alone: else that of the head is enough.
+        unused = not getattr(module, 'to_onehot', True)
         # MMSegmentation's segmentors repeat the number of their (last) head.
-        if name and type(number) is int and not _OTHER_CLASSES.intersection(name.split('.')):
+        if name and type(number) is int and not unused and not _OTHER_CLASSES.intersection(name.split('.')):
             yield name, number
 
 

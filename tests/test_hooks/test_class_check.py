@@ -22,10 +22,12 @@ def test_our_tools_compare_heads_with_data(tmp_path, call):
                                 'train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)\n')
     with pytest.raises(SystemExit, match='model.head.num_classes is 3, but train_dataloader.* has 2 classes: 0, 1'):
         call('train', task, '--work-dir', tmp_path / 'a', '--cfg-options', OTHER_HEAD)
+    # The preprocessor's number is read for mixed and soft labels alone.
     with pytest.raises(SystemExit, match='model.data_preprocessor.num_classes is 3, but train_dataloader'):
-        call('train', task, '--work-dir', tmp_path / 'a', '--cfg-options', 'model.data_preprocessor.num_classes=3')
-    call('train', task, '--work-dir', tmp_path / 'b', '--cfg-options', OTHER_HEAD, 'default_hooks.classes=None',
-         'model.data_preprocessor.num_classes=3')
+        call('train', task, '--work-dir', tmp_path / 'a', '--cfg-options', 'model.data_preprocessor.num_classes=3',
+             'model.train_cfg.augments.type=Mixup', 'model.train_cfg.augments.alpha=0.8')
+    call('train', task, '--work-dir', tmp_path / 'a', '--cfg-options', 'model.data_preprocessor.num_classes=3')
+    call('train', task, '--work-dir', tmp_path / 'b', '--cfg-options', OTHER_HEAD, 'default_hooks.classes=None')
     weights = tmp_path / 'b/epoch_1.pth'
     with pytest.raises(SystemExit, match='num_classes is 3, but test_dataloader.dataset has 2 classes'):
         call('test', task, weights, '--work-dir', tmp_path / 'c', '--cfg-options', OTHER_HEAD)
