@@ -77,7 +77,7 @@ $(PACKAGE): $(MMCV)
 	@echo '==> Set-up 4/4: mmdet, mmseg, mmpretrain and mmprovpt itself'
 	@$(call begin,package)
 	$(PIP) install --no-build-isolation -c requirements/torch.txt -e '.[all,tests]'
-	@$(PY) -c 'import mmdet, mmseg, mmpretrain, pycocotools, sklearn, tensorboard, pytest, xdist, hypothesis, mypy, peft, torchao'
+	@$(PY) -c 'import mmdet, mmseg, mmpretrain, pycocotools, sklearn, tensorboard, pytest, xdist, hypothesis, mypy, peft, pytorch_grad_cam, torchao'
 	@touch $@
 
 # At once done if the data is complete.
