@@ -70,6 +70,9 @@ class PromptSet(nn.Module):
         self.num_tokens = check_num_tokens(num_tokens, len(self.widths))
         self.register_buffer('block_index', self.initial_owners())
         self.tokens = nn.Parameter(torch.zeros(len(self.block_index), max(self.widths)))
+        # The name as text, also where the rest is on the meta device. PyTorch's distributed checkpoints look for an
+        # attribute of each key; it is no buffer, which would be moved and emptied.
+        self.form = torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8, device='cpu')
         self.probe: Any = None
         self.is_filled = True
         self.awaits_training = False
@@ -248,11 +251,6 @@ class PromptSet(nn.Module):
             self.is_filled = False
         self.owners_changed()
         return super()._apply(fn, recurse)
-
-    @property
-    def form(self) -> Tensor:
-        """(letters,) uint8, the name of the form. PyTorch's distributed checkpoints look for each key's attribute."""
-        return torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
