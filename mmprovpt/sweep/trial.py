@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import BaseLoop, Runner
 
 from mmprovpt.cli.lock import locked
 from mmprovpt.cli.parameters import count_trainable
@@ -70,7 +71,8 @@ def run_trial(folder: Path, phase: str, metric: str,
         report: Is given ``dict(score=...)`` after each validation but the last, those before an interruption included.
 
     Returns:
-        score, metrics, history, parameters and distribution; or ``score=None`` and the reason as ``error``.
+        score, metrics, history, parameters and distribution, and ``last_metrics``, those of the last iterate where the
+        score is that of an average (EMAHook), else None; or ``score=None`` and the reason as ``error``.
 
     Raises:
         ConfigError: There is no such metric, or another process trains in this folder.
@@ -113,6 +115,7 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
     runner.train()
     if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters() if parameter.requires_grad):
         raise DivergedError('weights are not finite after training')
+    loop = runner.test_loop if phase == 'final' else runner.val_loop
     if phase == 'final':
         metrics = plain(runner.test())
     else:
@@ -120,11 +123,22 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
+    last = plain(_run_without_hooks(runner, loop)) if any(isinstance(hook, EMAHook) for hook in runner.hooks) else None
     sessions = [hook.session for hook in runner.hooks if getattr(hook, 'session', None)]
     allocator = sessions[0].relocator.allocator if sessions else None
     prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
-    return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
+    return dict(score=score_of(metrics, metric), metrics=metrics, last_metrics=last,
+                parameters=count_trainable(runner.model, allocator),
                 distribution=prompts[0].distribution.tolist() if prompts else None)
+
+
+def _run_without_hooks(runner: Runner, loop: BaseLoop) -> dict:
+    """Evaluate the weights that were trained last; EMAHook would take their average."""
+    hooks, runner._hooks = runner._hooks, []
+    try:
+        return loop.run()
+    finally:
+        runner._hooks = hooks
 
 
 def score_of(metrics: dict, metric: str) -> float:
