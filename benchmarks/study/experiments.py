@@ -1,0 +1,107 @@
+"""What is compared: arms, as configs and what they change. study.py runs them."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+TASKS = ('category', 'digits', 'count', 'location', 'orientation', 'size', 'cifar10_1k')
+TWO = ('category', 'size')  # on which methods are tuned
+IDLEST, TAYLOR = (dict(type='IdlenessPruner', criterion=name) for name in ('gate_fisher', 'taylor'))
+RANDOM, LEAST, ANY_IDLEST = (dict(type=name, criterion='gate_fisher')
+                             for name in ('RandomPruner', 'LeastIdlePruner', 'AnyIdlestPruner'))
+STAY, UNIFORM, NEED, PPO = (dict(type=f'{name}Allocator') for name in ('Stay', 'Uniform', 'Need', 'PPO'))
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Attributes:
+        arm: Its name in tables.
+        task: One of TASKS.
+        seed: Of the runner.
+        config: Its file in configs/miniature_vtab, without '.py'.
+        options: Keys with dots, as --cfg-options takes them.
+        phase: 'search' is evaluated on val200, having trained on the other 800 images; 'final' on the test images.
+    """
+    arm: str
+    task: str
+    seed: int
+    config: str
+    options: dict[str, Any]
+    phase: str = 'final'
+
+
+def setting(epochs: int, lr: float, weight_decay: float = 1e-4, clip: float | None = 0.25,
+            cosine: bool = False) -> dict[str, Any]:
+    """Length and rates; the rate is constant, or has a tenth of the epochs for warm-up and then a cosine."""
+    begin = max(1, epochs // 10)
+    schedule = [dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=begin, convert_to_iter_based=True),
+                dict(type='CosineAnnealingLR', by_epoch=True, begin=begin, end=epochs, convert_to_iter_based=True)]
+    return {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': epochs, 'optim_wrapper.optimizer.lr': lr,
+            'optim_wrapper.optimizer.weight_decay': weight_decay,
+            'optim_wrapper.clip_grad': None if clip is None else dict(max_norm=clip),
+            'param_scheduler': schedule if cosine else []}
+
+
+def moving(pruner: dict, allocator: dict, arrival: str | dict = 'keep', **options) -> dict[str, Any]:
+    """The relocation hook alone among the custom hooks."""
+    return dict(custom_hooks=[dict(dict(type='mmprovpt.PromptRelocationHook', interval=1, by_epoch=True, pruner=pruner,
+                                        allocator=allocator, arrival=arrival), **options)])
+
+
+def gain() -> list[Run]:
+    """Where a gain comes from: the place, the new birth, the choice of the prompt, or only less overfitting?"""
+    base = setting(40, 0.3)
+    prompts = 'model.backbone.prompts.dropout'
+    arms = {
+        'static': {},
+        'idlest, in place, shrunk': moving(IDLEST, STAY, 'shrink'),
+        'idlest, moved at random, kept': moving(IDLEST, UNIFORM),
+        'idlest, moved at random, shrunk': moving(IDLEST, UNIFORM, 'shrink'),
+        'random, in place, shrunk': moving(RANDOM, STAY, 'shrink'),
+        'least idle, in place, shrunk': moving(LEAST, STAY, 'shrink'),
+        'idlest of any sign, in place, shrunk': moving(ANY_IDLEST, STAY, 'shrink'),
+        'idlest, in place, drawn anew': moving(IDLEST, STAY, 'reinit'),
+        'idlest, in place, shrunk, momentum 0': moving(IDLEST, STAY, dict(type='shrink', momentum='zero')),
+        'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'shrink'),
+        'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'shrink'),
+        'taylor, moved by PPO, kept (paper)': moving(TAYLOR, PPO),
+        'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'shrink'),
+        'idlest, in place, shrunk, every 4 iterations':
+            moving(IDLEST, STAY, 'shrink', by_epoch=False, interval=4),
+        'idlest, in place, shrunk, every 2 epochs': moving(IDLEST, STAY, 'shrink', interval=2),
+        'rows of constant length': dict(custom_hooks=[dict(type='mmprovpt.ConstantLengthHook')]),
+        'weight decay 0.001': {'optim_wrapper.optimizer.weight_decay': 1e-3},
+        'weight decay 0.01': {'optim_wrapper.optimizer.weight_decay': 1e-2},
+        'dropout 0': {prompts: 0.0},
+        'dropout 0.3': {prompts: 0.3},
+        'dropout 0.5': {prompts: 0.5},
+    }
+    return [Run(arm, task, seed, 'vpt', {**base, **options})
+            for seed in range(3) for arm, options in arms.items() for task in TWO]
+
+
+# Method → config, what it changes, learning rates to choose from, whether the rate falls, whether gradients are clipped.
+METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
+    'linear': ('linear', {}, (0.02, 0.1, 0.5, 2.5), True, None),
+    'VPT-Deep, no clip': ('vpt', {}, (0.0025, 0.005, 0.01, 0.02), True, None),
+    'VPT-Deep': ('vpt', {}, (0.1, 0.3, 1.0, 3.0), True, 0.25),
+    'VPT-Deep, constant rate': ('vpt', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    'PRO-VPT, paper': ('vpt', moving(TAYLOR, PPO), (0.0025, 0.005, 0.01, 0.02), False, None),
+    'PRO-VPT, authors': ('provpt_authors', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place': ('vpt', moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place, cosine': ('vpt', moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
+}
+
+
+def tune() -> list[Run]:
+    """Four learning rates times two weight decays for each method, on two tasks."""
+    runs = []
+    for method, (config, options, rates, cosine, clip) in METHODS.items():
+        for task in TWO:
+            for lr in rates:
+                for decay in (1e-4, 1e-2):
+                    runs.append(Run(f'{method} | {lr:g} | {decay:g}', task, 0, config,
+                                    {**setting(10, lr, decay, clip, cosine), **options}, 'search'))
+    return sorted(runs, key=lambda run: TWO.index(run.task))
+
+
+EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(gain=gain, tune=tune)
