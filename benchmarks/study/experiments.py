@@ -7,6 +7,7 @@ TWO = ('category', 'size')  # on which methods are tuned
 IDLEST, TAYLOR = (dict(type='IdlenessPruner', criterion=name) for name in ('gate_fisher', 'taylor'))
 RANDOM, LEAST, ANY_IDLEST = (dict(type=name, criterion='gate_fisher')
                              for name in ('RandomPruner', 'LeastIdlePruner', 'AnyIdlestPruner'))
+AUTHORS = "PRO-VPT, authors' code"
 STAY, UNIFORM, NEED, PPO = (dict(type=f'{name}Allocator') for name in ('Stay', 'Uniform', 'Need', 'PPO'))
 
 
@@ -33,7 +34,8 @@ def setting(epochs: int, lr: float, weight_decay: float = 1e-4, clip: float | No
             cosine: bool = False) -> dict[str, Any]:
     """Length and rates; the rate is constant, or has a tenth of the epochs for warm-up and then a cosine."""
     begin = max(1, epochs // 10)
-    schedule = [dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=begin, convert_to_iter_based=True),
+    schedule = [dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=begin,
+                     convert_to_iter_based=True),
                 dict(type='CosineAnnealingLR', by_epoch=True, begin=begin, end=epochs, convert_to_iter_based=True)]
     return {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': epochs, 'optim_wrapper.optimizer.lr': lr,
             'optim_wrapper.optimizer.weight_decay': weight_decay,
@@ -65,6 +67,7 @@ def gain() -> list[Run]:
         'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'shrink'),
         'taylor, moved by PPO, kept (paper)': moving(TAYLOR, PPO),
         'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'shrink'),
+        AUTHORS: {},
         'idlest, in place, shrunk, every 4 iterations':
             moving(IDLEST, STAY, 'shrink', by_epoch=False, interval=4),
         'idlest, in place, shrunk, every 2 epochs': moving(IDLEST, STAY, 'shrink', interval=2),
@@ -75,11 +78,11 @@ def gain() -> list[Run]:
         'dropout 0.3': {prompts: 0.3},
         'dropout 0.5': {prompts: 0.5},
     }
-    return [Run(arm, task, seed, 'vpt', {**base, **options})
+    return [Run(arm, task, seed, 'provpt_authors' if arm == AUTHORS else 'vpt', {**base, **options})
             for seed in range(3) for arm, options in arms.items() for task in TWO]
 
 
-# Method → config, what it changes, learning rates to choose from, whether the rate falls, whether gradients are clipped.
+# Method → config, what it changes, learning rates to choose from, whether the rate falls, clip of the gradients' norm.
 METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
     'linear': ('linear', {}, (0.02, 0.1, 0.5, 2.5), True, None),
     'VPT-Deep, no clip': ('vpt', {}, (0.0025, 0.005, 0.01, 0.02), True, None),

@@ -7,7 +7,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import DATASETS, METRICS, MODELS
 from torch import Tensor
 
-from mmprovpt.datasets import VTAB1k
+from mmprovpt.datasets.vtab1k import VTAB1k
 from mmprovpt.prompts import find_prompts
 from mmprovpt.registry import HOOKS
 from mmprovpt.relocation import PRUNERS, IdlenessPruner

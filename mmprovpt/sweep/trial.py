@@ -117,7 +117,8 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
         raise DivergedError('weights are not finite after training')
     loop = runner.test_loop if phase == 'final' else runner.val_loop
     if phase == 'final':
-        metrics = plain(runner.test())
+        # Not runner.test(): it begins a run anew, and with it EMAHook the average, which then is the last iterate.
+        metrics = plain(loop.run())
     else:
         # Killed between its last checkpoint and its last validation, or the interval leaves the end out.
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
