@@ -107,4 +107,62 @@ def tune() -> list[Run]:
     return sorted(runs, key=lambda run: TWO.index(run.task))
 
 
-EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(gain=gain, tune=tune)
+# Planted truth: tasks whose labels follow from what a teacher's prompts change, and where it has them.
+LAYOUTS = dict(
+    early=[15] * 4 + [0] * 8, late=[0] * 8 + [15] * 4,
+    block_2=[0, 0, 12] + [0] * 9, block_6=[0] * 6 + [12] + [0] * 5)
+OTHERS = dict(early='late', late='early', block_2='block_6', block_6='block_2')
+
+
+def prompts_of(layout: list[int]) -> dict[str, Any]:
+    """A distribution to begin with."""
+    return {'model.backbone.prompts.num_tokens': layout}
+
+
+def uniform(layout: list[int]) -> list[int]:
+    """As many prompts, equally many in each block."""
+    return [sum(layout) // len(layout)] * len(layout)
+
+
+def layouts() -> list[Run]:
+    """Does it pay a student to have the teacher's layout? Only where it does, its recovery means something."""
+    return [Run(arm, f'planted/{task}', seed, 'vpt', {**setting(10, 0.3), **prompts_of(start)})
+            for seed in range(3) for task, layout in LAYOUTS.items()
+            for arm, start in (('uniform', uniform(layout)), ("teacher's", layout),
+                               ('another', LAYOUTS[OTHERS[task]]))]
+
+
+def recovery() -> list[Run]:
+    """How much of the planted layout is found from the uniform one, and what the student gains; four moves an epoch."""
+    task = 'early'
+    layout = LAYOUTS[task]
+    score_oracle = dict(type='OraclePruner', criterion='gate_fisher', layout=layout)
+    place_oracle = dict(type='OracleAllocator', layout=layout)
+    verified = dict(IDLEST, verify_top=12, verify_batches=4)
+
+    def four(*parts: Any) -> dict[str, Any]:
+        return moving(*parts, relocate_per_period=4)
+
+    arms = {
+        'uniform, static': {},
+        "teacher's, static": prompts_of(layout),
+        'random, moved at random, kept': four(RANDOM, UNIFORM),
+        'random, moved at random, shrunk': four(RANDOM, UNIFORM, 'shrink'),
+        'idlest, moved at random, shrunk': four(IDLEST, UNIFORM, 'shrink'),
+        'idlest, moved by need, shrunk': four(IDLEST, NEED, 'shrink'),
+        'idlest, moved by PPO, kept': four(IDLEST, PPO),
+        'idlest, moved by PPO, shrunk': four(IDLEST, PPO, 'shrink'),
+        'taylor, moved by PPO, kept': four(TAYLOR, PPO),
+        'taylor, moved by PPO, shrunk': four(TAYLOR, PPO, 'shrink'),
+        'verified, moved at random, shrunk': four(verified, UNIFORM, 'shrink'),
+        'idlest, moved by the oracle, shrunk': four(IDLEST, place_oracle, 'shrink'),
+        'oracle, moved at random, shrunk': four(score_oracle, UNIFORM, 'shrink'),
+        'oracle, moved by the oracle, kept': four(score_oracle, place_oracle),
+        'oracle, moved by the oracle, shrunk': four(score_oracle, place_oracle, 'shrink'),
+    }
+    base = {**setting(20, 0.3), **prompts_of(uniform(layout))}
+    return [Run(arm, f'planted/{task}', seed, 'vpt', {**base, **options})
+            for seed in range(3) for arm, options in arms.items()]
+
+
+EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(gain=gain, tune=tune, layouts=layouts, recovery=recovery)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmprovpt.datasets.vtab1k import VTAB1k
 from mmprovpt.prompts import find_prompts
 from mmprovpt.registry import HOOKS
-from mmprovpt.relocation import PRUNERS, IdlenessPruner
+from mmprovpt.relocation import ALLOCATORS, PRUNERS, Allocator, IdlenessPruner
 
 BINS = 15  # of the calibration error
 
@@ -88,6 +88,39 @@ class AnyIdlestPruner(IdlenessPruner):
     def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """Whatever its sign."""
         return self.pick(idleness, eligible)
+
+
+@PRUNERS.register
+class OraclePruner(IdlenessPruner):
+    """A control that knows the best distribution: a prompt of the block that has most too many, the idlest of them."""
+
+    def __init__(self, layout: list, criterion: str = 'gate_fisher', **kwargs) -> None:
+        super().__init__(criterion, **kwargs)
+        self.layout = torch.tensor(layout)
+
+    def eligible(self, block_index: Tensor) -> Tensor:
+        """Those of that block; none where all blocks have what they should."""
+        surplus = torch.bincount(block_index, minlength=len(self.layout)) - self.layout
+        most = int(surplus.argmax())
+        return (block_index == most).nonzero().flatten() if surplus[most] > 0 else torch.zeros(0, dtype=torch.long)
+
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
+        """Whatever its sign."""
+        return self.pick(idleness, eligible)
+
+
+@ALLOCATORS.register
+class OracleAllocator(Allocator):
+    """A control that knows the best distribution: the block that has most too few."""
+
+    def __init__(self, num_blocks: int, layout: list) -> None:
+        super().__init__(num_blocks)
+        self.layout = torch.tensor(layout)
+
+    def act(self, state: Tensor, signals=None) -> int:
+        """From the counts in the state."""
+        counts = (state[self.num_blocks:2 * self.num_blocks] + 1) * self.layout.sum() / self.num_blocks
+        return int((self.layout - counts).argmax())
 
 
 @HOOKS.register_module()

@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.datasets.miniature_tasks import TASKS
 from mmprovpt.errors import ConfigError
-from mmprovpt.sweep import Trial, read_result, read_task, run_trial, write_config
+from mmprovpt.sweep import Trial, read_task, run_trial, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 AVERAGE = 0.05  # per step, of the exponential average of trained weights
@@ -33,7 +34,7 @@ SPLITS = dict(search=('train800', 'val200'), final=('train800val200', 'test'))
 
 def trial_of(run: Run, folder: Path, data: Path, weights: Path) -> Trial:
     """The config of a training, and where it is run."""
-    known = run.task != 'cifar10_1k'  # it has ten classes, as category
+    known = run.task in TASKS  # of the miniature; the others have ten classes, as category
     cfg = read_task(str(ROOT / f'configs/miniature_vtab/{run.config}.py'), run.options,
                     run.task if known else 'category')
     root = str(data / 'miniature-vtab' if known else data)
@@ -69,11 +70,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
                      args.weights)
     start = time.process_time()
     write_config(trial)
-    run_trial(trial.folder, run.phase, 'accuracy/top1')
-    result = read_result(trial.folder)
+    result = run_trial(trial.folder, run.phase, 'accuracy/top1')
     metrics, last = result.get('metrics') or {}, result.get('last_metrics') or {}
-    moves = [json.loads(line) for path in sorted(trial.folder.glob('*/relocations.jsonl'))[-1:]
-             for line in path.read_text(encoding='utf-8').splitlines()]
     loss = trial.folder / 'training_loss.txt'
     return dict(
         experiment=args.experiment, arm=run.arm, task=run.task, seed=run.seed, phase=run.phase,
@@ -82,7 +80,7 @@ def train(run: Run, args: argparse.Namespace) -> dict:
         **{f'{when}_{short}': _rounded(found.get(long)) for when, found in (('average', metrics), ('last', last))
            for short, long in (('accuracy', 'accuracy/top1'), ('nll', 'calibration/nll'), ('ece', 'calibration/ece'))},
         training_loss=_rounded(float(loss.read_text(encoding='utf-8'))) if loss.exists() else None,
-        moves=sum(move['prompt'] is not None for move in moves), distribution=result.get('distribution'),
+        moves=result.get('moves'), distribution=result.get('distribution'),
         cpu_seconds=round(time.process_time() - start), commit=args.commit)
 
 

@@ -17,7 +17,9 @@ from mmprovpt.cli.lock import locked
 from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.files import write_atomically
+from mmprovpt.hooks.records import LOG_NAME
 from mmprovpt.prompts.prompt_set import PromptSet
+from mmprovpt.relocation.history import read_rows
 from mmprovpt.trust import only_weights, trust_checkpoints
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
@@ -71,8 +73,8 @@ def run_trial(folder: Path, phase: str, metric: str,
         report: Is given ``dict(score=...)`` after each validation but the last, those before an interruption included.
 
     Returns:
-        score, metrics, history, parameters and distribution, and ``last_metrics``, those of the last iterate where the
-        score is that of an average (EMAHook), else None; or ``score=None`` and the reason as ``error``.
+        score, metrics, history, parameters, distribution and moves (how many there were); ``last_metrics``, those of
+        the last iterate where the score is that of an average (EMAHook), else None. Or ``score=None`` and the reason as ``error``.
 
     Raises:
         ConfigError: There is no such metric, or another process trains in this folder.
@@ -130,7 +132,13 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
     prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
     return dict(score=score_of(metrics, metric), metrics=metrics, last_metrics=last,
                 parameters=count_trainable(runner.model, allocator),
-                distribution=prompts[0].distribution.tolist() if prompts else None)
+                distribution=prompts[0].distribution.tolist() if prompts else None, moves=_count_moves(folder))
+
+
+def _count_moves(folder: Path) -> int:
+    """Prompts that were relocated; the log of a resumed run begins with that of the run before."""
+    logs = sorted(folder.glob(f'*/{LOG_NAME}'))
+    return sum(row['prompt'] is not None for row in read_rows(logs[-1])) if logs else 0
 
 
 def _run_without_hooks(runner: Runner, loop: BaseLoop) -> dict:
