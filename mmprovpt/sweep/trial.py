@@ -74,7 +74,8 @@ def run_trial(folder: Path, phase: str, metric: str,
 
     Returns:
         score, metrics, history, parameters, distribution and moves (how many there were); ``last_metrics``, those of
-        the last iterate where the score is that of an average (EMAHook), else None. Or ``score=None`` and the reason as ``error``.
+        the last iterate where the score is that of an average (EMAHook), else None. Or ``score=None``, and the reason
+        as ``error``.
 
     Raises:
         ConfigError: There is no such metric, or another process trains in this folder.
