@@ -7,6 +7,7 @@ TWO = ('category', 'size')  # on which methods are tuned
 IDLEST, TAYLOR = (dict(type='IdlenessPruner', criterion=name) for name in ('gate_fisher', 'taylor'))
 RANDOM, LEAST, ANY_IDLEST = (dict(type=name, criterion='gate_fisher')
                              for name in ('RandomPruner', 'LeastIdlePruner', 'AnyIdlestPruner'))
+VPT = 'miniature_vtab/vpt'
 AUTHORS = "PRO-VPT, authors' code"
 STAY, UNIFORM, NEED, PPO = (dict(type=f'{name}Allocator') for name in ('Stay', 'Uniform', 'Need', 'PPO'))
 
@@ -16,9 +17,9 @@ class Run(NamedTuple):
 
     Attributes:
         arm: Its name in tables.
-        task: One of TASKS.
+        task: One of TASKS, 'planted/<layout>', 'camvid' or 'detection'.
         seed: Of the runner.
-        config: Its file in configs/miniature_vtab, without '.py'.
+        config: Its file in configs/, without '.py'.
         options: Keys with dots, as --cfg-options takes them.
         phase: 'search' is evaluated on val200, having trained on the other 800 images; 'final' on the test images.
     """
@@ -78,20 +79,20 @@ def gain() -> list[Run]:
         'dropout 0.3': {prompts: 0.3},
         'dropout 0.5': {prompts: 0.5},
     }
-    return [Run(arm, task, seed, 'provpt_authors' if arm == AUTHORS else 'vpt', {**base, **options})
+    return [Run(arm, task, seed, 'miniature_vtab/provpt_authors' if arm == AUTHORS else VPT, {**base, **options})
             for seed in range(3) for arm, options in arms.items() for task in TWO]
 
 
 # Method → config, what it changes, learning rates to choose from, whether the rate falls, clip of the gradients' norm.
 METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
-    'linear': ('linear', {}, (0.02, 0.1, 0.5, 2.5), True, None),
-    'VPT-Deep, no clip': ('vpt', {}, (0.0025, 0.005, 0.01, 0.02), True, None),
-    'VPT-Deep': ('vpt', {}, (0.1, 0.3, 1.0, 3.0), True, 0.25),
-    'VPT-Deep, constant rate': ('vpt', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
-    'PRO-VPT, paper': ('vpt', moving(TAYLOR, PPO), (0.0025, 0.005, 0.01, 0.02), False, None),
-    'PRO-VPT, authors': ('provpt_authors', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
-    're-birth in place': ('vpt', moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
-    're-birth in place, cosine': ('vpt', moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
+    'linear': ('miniature_vtab/linear', {}, (0.02, 0.1, 0.5, 2.5), True, None),
+    'VPT-Deep, no clip': (VPT, {}, (0.0025, 0.005, 0.01, 0.02), True, None),
+    'VPT-Deep': (VPT, {}, (0.1, 0.3, 1.0, 3.0), True, 0.25),
+    'VPT-Deep, constant rate': (VPT, {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    'PRO-VPT, paper': (VPT, moving(TAYLOR, PPO), (0.0025, 0.005, 0.01, 0.02), False, None),
+    'PRO-VPT, authors': ('miniature_vtab/provpt_authors', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place, cosine': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
 }
 
 
@@ -126,7 +127,7 @@ def uniform(layout: list[int]) -> list[int]:
 
 def layouts() -> list[Run]:
     """Does it pay a student to have the teacher's layout? Only where it does, its recovery means something."""
-    return [Run(arm, f'planted/{task}', seed, 'vpt', {**setting(10, 0.3), **prompts_of(start)})
+    return [Run(arm, f'planted/{task}', seed, VPT, {**setting(10, 0.3), **prompts_of(start)})
             for seed in range(3) for task, layout in LAYOUTS.items()
             for arm, start in (('uniform', uniform(layout)), ("teacher's", layout),
                                ('another', LAYOUTS[OTHERS[task]]))]
@@ -161,8 +162,50 @@ def recovery() -> list[Run]:
         'oracle, moved by the oracle, shrunk': four(score_oracle, place_oracle, 'shrink'),
     }
     base = {**setting(20, 0.3), **prompts_of(uniform(layout))}
-    return [Run(arm, f'planted/{task}', seed, 'vpt', {**base, **options})
+    return [Run(arm, f'planted/{task}', seed, VPT, {**base, **options})
             for seed in range(3) for arm, options in arms.items()]
 
 
-EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(gain=gain, tune=tune, layouts=layouts, recovery=recovery)
+# Dense tasks: configs, what is moved, learning rates to choose from.
+CAMVID, DETECTION = 'camvid/setr_pup_vit_s_{}_camvid', 'demo/mask_rcnn_swin_mini_{}_digits'
+AUTHORS_HOOK = dict(reward_idleness='largest', state='standardised', score_pass=True, score_clip=0.25)
+AUTHORS_PPO = dict(PPO, horizon=2, epochs=60, normalise='rollout', init='torch', max_grad_norm=None)
+DENSE = {
+    'frozen': ('frozen', {}),
+    'VPT-Deep': ('vpt', {}),
+    'PRO-VPT, paper': ('vpt', (TAYLOR, PPO, 'keep', {})),
+    'PRO-VPT, authors': ('vpt', (TAYLOR, AUTHORS_PPO, dict(type='shrink', in_place=False), AUTHORS_HOOK)),
+    're-birth in place': ('vpt', (IDLEST, STAY, 'shrink', {})),
+    'LoRA': ('lora', {}),
+    'full': ('full', {}),
+}
+
+
+def dense(task: str, rates: tuple[float, ...], seeds: int, phase: str) -> list[Run]:
+    """All methods at all rates; 'search' on one seed."""
+    # An epoch, and what the authors' code multiplies losses by: its batches / their size.
+    config, every, scale = dict(camvid=(CAMVID, dict(by_epoch=False, interval=46), 46 / 8),
+                                detection=(DETECTION, dict(by_epoch=True, interval=1), 32 / 4))[task]
+    runs = []
+    for seed in range(seeds):
+        for arm, (name, parts) in DENSE.items():
+            more = dict(reward_loss_scale=scale) if parts and parts[3] else {}
+            options = moving(*parts[:3], **{**parts[3], **more, **every}) if parts else {}
+            for lr in rates:
+                runs.append(Run(f'{arm} | {lr:g}' if phase == 'search' else arm, task, seed, config.format(name),
+                                {**options, 'optim_wrapper.optimizer.lr': lr}, phase))
+    return runs
+
+
+def tune_camvid() -> list[Run]:
+    """Four learning rates for each method, on one seed."""
+    return dense('camvid', (3e-4, 1e-3, 3e-3, 1e-2), 1, 'search')
+
+
+def tune_detection() -> list[Run]:
+    """The same for Mask R-CNN."""
+    return dense('detection', (1e-4, 2e-4, 5e-4, 1e-3), 1, 'search')
+
+
+EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(
+    gain=gain, tune=tune, layouts=layouts, recovery=recovery, tune_camvid=tune_camvid, tune_detection=tune_detection)

@@ -1,10 +1,14 @@
 """What only the study needs: named by its configs, whose ``custom_imports`` imports this file."""
+from collections import deque
+
 import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import DATASETS, METRICS, MODELS
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS as SEGMENTORS
 from torch import Tensor
 
 from mmprovpt.datasets.vtab1k import VTAB1k
@@ -21,6 +25,15 @@ class BFloat16Classifier(ImageClassifier):
 
     def forward(self, *args, **kwargs):
         torch.backends.cuda.enable_flash_sdp(False)  # CPUs obey it, too
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            return super().forward(*args, **kwargs)
+
+
+@SEGMENTORS.register_module()
+class BFloat16Segmentor(EncoderDecoder):
+    """In bfloat16 autocast on CPUs."""
+
+    def forward(self, *args, **kwargs):
         with torch.autocast('cpu', dtype=torch.bfloat16):
             return super().forward(*args, **kwargs)
 
@@ -140,17 +153,16 @@ class ConstantLengthHook(Hook):
 
 @HOOKS.register_module()
 class TrainingLossHook(Hook):
-    """Mean training loss of the last epoch, in the file ``training_loss.txt`` of the work directory."""
+    """Mean loss of the last ``window`` iterations, in ``training_loss.txt`` of the work directory."""
 
-    def before_train_epoch(self, runner) -> None:
-        """Begin anew."""
-        self.losses: list[float] = []
+    def __init__(self, window: int) -> None:
+        self.losses: deque[float] = deque(maxlen=window)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Add one."""
         self.losses.append(float(outputs['loss']))
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train(self, runner) -> None:
         """Write it."""
         with open(f'{runner.work_dir}/training_loss.txt', 'w', encoding='utf-8') as file:
             file.write(f'{sum(self.losses) / len(self.losses)}\n')

@@ -14,10 +14,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from experiments import EXPERIMENTS, Run
+from mmengine.config import Config
 from tables import table
 from tqdm import tqdm
 
@@ -26,30 +29,82 @@ from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.miniature_tasks import TASKS
 from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import Trial, read_task, run_trial, write_config
+from mmprovpt.trust import only_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 AVERAGE = 0.05  # per step, of the exponential average of trained weights
-SPLITS = dict(search=('train800', 'val200'), final=('train800val200', 'test'))
+CLASSIFICATION_SPLITS = dict(search=('train800', 'val200'), final=('train800val200', 'test'))
+
+
+class Family(NamedTuple):
+    """Tasks that are set up and measured alike.
+
+    Attributes:
+        set_up: Changes a config for a run: data, precision, evaluators; arguments config, run, folder of data.
+        weights: File of the backbone's, in the folder of weights; None: those that the config names.
+        metrics: Short name → the evaluator's; the first one counts.
+        epoch: Its iterations.
+    """
+    set_up: Callable
+    weights: str | None
+    metrics: dict[str, str]
+    epoch: int
+
+
+def classification(cfg: Config, run: Run, data: Path) -> None:
+    """The miniature VTAB, CIFAR-10 and planted tasks."""
+    known = run.task in TASKS  # of the miniature; the others have ten classes, as category
+    root = str(data / 'miniature-vtab' if known else data)
+    for loader, split in zip(('train', _evaluation(run)), CLASSIFICATION_SPLITS[run.phase]):
+        cfg[f'{loader}_dataloader'].dataset.update(type='CachedVTAB1k', data_root=root, split=split, task=run.task)
+    cfg[f'{_evaluation(run)}_evaluator'] = [dict(type='Accuracy', topk=1), dict(type='Calibration')]
+    cfg.model.type = 'BFloat16Classifier'
+
+
+def camvid(cfg: Config, run: Run, data: Path) -> None:
+    """Street scenes; chosen on the validation images, tested on the test images."""
+    for loader in ('train', _evaluation(run)):
+        cfg[f'{loader}_dataloader'].dataset.data_root = str(data / 'camvid_240')
+    cfg.model.type = 'BFloat16Segmentor'
+
+
+def detection(cfg: Config, run: Run, data: Path) -> None:
+    """Digits in scenes: there is one set of validation images, for the choice and for the test."""
+    for loader in ('train', _evaluation(run)):
+        cfg[f'{loader}_dataloader'].dataset.data_root = f'{data}/miniature/'
+    cfg[f'{_evaluation(run)}_evaluator'].ann_file = f'{data}/miniature/annotations/instances_val.json'
+
+
+def _evaluation(run: Run) -> str:
+    return 'val' if run.phase == 'search' else 'test'
+
+
+FAMILIES = dict(
+    classification=Family(classification, 'vit_s14_dinov2_42.pth', dict(
+        accuracy='accuracy/top1', nll='calibration/nll', ece='calibration/ece'), 16),
+    camvid=Family(camvid, 'vit_s14_dinov2.pth', dict(miou='mIoU'), 46),
+    detection=Family(detection, None, dict(box_ap='coco/bbox_mAP', mask_ap='coco/segm_mAP'), 32))
+
+
+def family_of(run: Run) -> Family:
+    """That of a run's task."""
+    return FAMILIES.get(run.task, FAMILIES['classification'])
 
 
 def trial_of(run: Run, folder: Path, data: Path, weights: Path) -> Trial:
     """The config of a training, and where it is run."""
-    known = run.task in TASKS  # of the miniature; the others have ten classes, as category
-    cfg = read_task(str(ROOT / f'configs/miniature_vtab/{run.config}.py'), run.options,
-                    run.task if known else 'category')
-    root = str(data / 'miniature-vtab' if known else data)
-    for loader, split in zip(('train', 'val' if run.phase == 'search' else 'test'), SPLITS[run.phase]):
-        cfg[f'{loader}_dataloader'].dataset.update(type='CachedVTAB1k', data_root=root, split=split, task=run.task)
-    for other in {'val', 'test'} - {'val' if run.phase == 'search' else 'test'}:
-        for part in ('dataloader', 'evaluator', 'cfg'):
-            cfg[f'{other}_{part}'] = None
-    evaluator = [dict(type='Accuracy', topk=1), dict(type='Calibration')]
-    cfg['val_evaluator' if run.phase == 'search' else 'test_evaluator'] = evaluator
-    cfg.model.type = 'BFloat16Classifier'
-    cfg.model.backbone.init_cfg.checkpoint = str(weights)
+    family = family_of(run)
+    task = run.task if run.task in TASKS else 'category' if run.config.startswith('miniature_vtab/') else None
+    cfg = read_task(str(ROOT / f'configs/{run.config}.py'), run.options, task)
+    family.set_up(cfg, run, data)
+    if family.weights:
+        backbone = cfg.model.backbone.get('module', cfg.model.backbone)  # of LoRA
+        backbone.init_cfg.checkpoint = str(weights / family.weights)
+    for part in ('dataloader', 'evaluator', 'cfg'):
+        cfg[f'{"test" if run.phase == "search" else "val"}_{part}'] = None
     cfg.custom_imports = dict(imports=['parts'], allow_failed_imports=False)
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='EMAHook', momentum=AVERAGE),
-                        dict(type='mmprovpt.TrainingLossHook')]
+                        dict(type='mmprovpt.TrainingLossHook', window=family.epoch)]
     cfg.default_hooks.checkpoint.interval = -1  # a killed run of minutes begins anew
     cfg.default_hooks.logger.interval = 1000
     cfg.randomness = dict(seed=run.seed)
@@ -70,15 +125,15 @@ def train(run: Run, args: argparse.Namespace) -> dict:
                      args.weights)
     start = time.process_time()
     write_config(trial)
-    result = run_trial(trial.folder, run.phase, 'accuracy/top1')
-    metrics, last = result.get('metrics') or {}, result.get('last_metrics') or {}
+    metrics = family_of(run).metrics
+    result = run_trial(trial.folder, run.phase, next(iter(metrics.values())))
+    found = dict(average=result.get('metrics') or {}, last=result.get('last_metrics') or {})
     loss = trial.folder / 'training_loss.txt'
     return dict(
         experiment=args.experiment, arm=run.arm, task=run.task, seed=run.seed, phase=run.phase,
-        lr=trial.base_lr, weight_decay=trial.weight_decay, epochs=trial.cfg.train_cfg.max_epochs,
+        lr=trial.base_lr, weight_decay=trial.weight_decay,
         error=result.get('error'),
-        **{f'{when}_{short}': _rounded(found.get(long)) for when, found in (('average', metrics), ('last', last))
-           for short, long in (('accuracy', 'accuracy/top1'), ('nll', 'calibration/nll'), ('ece', 'calibration/ece'))},
+        **{f'{when}_{short}': _rounded(found[when].get(long)) for when in found for short, long in metrics.items()},
         training_loss=_rounded(float(loss.read_text(encoding='utf-8'))) if loss.exists() else None,
         moves=result.get('moves'), distribution=result.get('distribution'),
         cpu_seconds=round(time.process_time() - start), commit=args.commit)
@@ -112,7 +167,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('experiment', choices=list(EXPERIMENTS))
     parser.add_argument('--data', type=Path, default=ROOT / 'data', help='folder of miniature-vtab and cifar10_1k')
-    parser.add_argument('--weights', type=Path, default=ROOT / 'checkpoints/vit_s14_dinov2_42.pth')
+    parser.add_argument('--weights', type=Path, default=ROOT / 'checkpoints',
+                        help='folder of vit_s14_dinov2_42.pth and vit_s14_dinov2.pth')
     parser.add_argument('--results', type=Path, default=Path(__file__).parent / 'results')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/study')
     parser.add_argument('--shard', default='0/1', help='i/n: every n-th training from the i-th')
@@ -137,7 +193,8 @@ def main() -> None:
                 break
             if key_of(run) in {key_of(row) for row in read_rows(path)}:
                 continue
-            row = train(run, args)
+            with only_weights():
+                row = train(run, args)
             with path.open('a', encoding='utf-8') as file:
                 file.write(json.dumps(row) + '\n')
     print(table(read_rows(path)))

@@ -19,7 +19,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def paired(rows: Sequence[dict], arm: str, baseline: str, key: str) -> dict[str, list[float]]:
     """Differences of an arm and a baseline seed by seed, by task."""
-    values = {(row['arm'], row['task'], row['seed']): row[key] for row in rows if row[key] is not None}
+    values = {(row['arm'], row['task'], row['seed']): row[key] for row in rows if row.get(key) is not None}
     found: dict[str, list[float]] = {}
     for (name, task, seed), value in values.items():
         if name == arm and (baseline, task, seed) in values:
@@ -30,20 +30,22 @@ def paired(rows: Sequence[dict], arm: str, baseline: str, key: str) -> dict[str,
 def table(rows: Sequence[dict], baseline: str | None = None) -> str:
     """Markdown, a line for each task and arm, in the order of the file; differences are to the first arm."""
     baseline = baseline or (rows[0]['arm'] if rows else '')
-    lines = ['| task | arm | seeds | accuracy (average) | less baseline | accuracy (last) | less baseline | NLL '
-             '(average) | ECE, % | training loss | moves |', '|---' * 11 + '|']
+    measures = [key.removeprefix('average_') for key in (rows[0] if rows else ()) if key.startswith('average_')]
+    head = ['task', 'arm', 'seeds', *(f'{measures[0]} ({when})' if cell else f'less "{baseline}"'
+                                      for when in ('average', 'last') for cell in (True, False)),
+            *(f'{name} (average)' for name in measures[1:]), 'training loss', 'moves'] if rows else []
+    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
     for task in dict.fromkeys(row['task'] for row in rows):
         for arm in dict.fromkeys(row['arm'] for row in rows):
             mine = [row for row in rows if (row['task'], row['arm']) == (task, arm)]
             if not mine:
                 continue
-            differences = {key: paired(rows, arm, baseline, key).get(task, [])
-                           for key in ('average_accuracy', 'last_accuracy')}
-            lines.append('| ' + ' | '.join([
-                task, arm, str(len(mine)), _mean(mine, 'average_accuracy', 1), _signed(differences['average_accuracy']),
-                _mean(mine, 'last_accuracy', 1), _signed(differences['last_accuracy']),
-                _mean(mine, 'average_nll', 2), _mean(mine, 'average_ece', 1), _mean(mine, 'training_loss', 2),
-                _mean(mine, 'moves', 0)]) + ' |')
+            cells = [task, arm, str(len(mine))]
+            for when in ('average', 'last'):
+                key = f'{when}_{measures[0]}'
+                cells += [_mean(mine, key, 1), _signed(paired(rows, arm, baseline, key).get(task, []))]
+            cells += [_mean(mine, f'average_{name}', 2) for name in measures[1:]]
+            lines.append('| ' + ' | '.join([*cells, _mean(mine, 'training_loss', 2), _mean(mine, 'moves', 0)]) + ' |')
     return '\n'.join(lines)
 
 
