@@ -1,7 +1,6 @@
-"""benchmarks/table3: its classes, and its runner on a tiny task, all of it real, one process per run."""
+"""benchmarks/table3: its rows on a tiny task, really trained."""
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +88,5 @@ def test_mistakes_end_with_a_message(task, monkeypatch):
     with pytest.raises(SystemExit, match='must be a PRO-VPT config'):
         run(monkeypatch, task)
     task.write_text(text.replace("PromptRelocationHook', interval=1", "PromptRelocationHook', interval='x'"))
-    with pytest.raises(SystemExit, match='(?s)training failed.*interval must be an int'):
+    with pytest.raises(SystemExit, match='interval must be an int'):
         run(monkeypatch, task, '--rows', 'g_provpt')
-    assert os.path.exists(task.parent / 'out/g_provpt/seed_0/output.txt')

@@ -4,14 +4,11 @@
     python benchmarks/table3/table3.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --seeds 0 1 2
 
 The task is a config with prompts and a PromptRelocationHook, whose interval stays; the rows are the short configs in
-configs/table3/, some of whose classes are in ablations.py. Every run trains by tools/train.py in
-WORK_DIR/<row>/seed_<seed>, where its output and its logs lie.
+configs/table3/, some of whose classes are in ablations.py. Every run is a trial of mmprovpt.sweep in
+WORK_DIR/<row>/seed_<seed>, where its logs lie.
 Who starts the script again skips what is finished and resumes the rest from its last checkpoint.
 """
 import argparse
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -20,16 +17,18 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
-from mmprovpt.cli.config_parts import HOOK, find_hooks, find_prompts_config
+from mmprovpt.cli.config_parts import HOOK, find_hooks, find_prompts_config, type_name
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.prompts import find_prompts as find_built
+from mmprovpt.sweep import Trial, run_trial, write_config
+from mmprovpt.trust import only_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ('vpt', 'a_prune', 'b_prune_hyper', 'c_naive_rl', 'd_random_thompson', 'e_random_ppo', 'f_idle_thompson',
         'g_provpt', 'adding')
-TIMES = ('data_time', 'time', 'step', 'epoch', 'iter', 'lr', 'memory')  # what else is in a line of metrics
+METRICS = dict(Accuracy='accuracy/top1', CocoMetric='coco/bbox_mAP', IoUMetric='mIoU')
 
 
 def read_task(path: str, options: dict | None = None) -> Config:
@@ -97,48 +96,31 @@ def num_periods(cfg: Config) -> int:
     return cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters')) // hook.get('interval', 1)
 
 
-def train(cfg: Config, folder: Path) -> dict:
-    """Train in an own process, or take what is there; the last metrics of validation, and the distribution.
+def metric_of(task: Config) -> str:
+    """The metric that a run must give, by the task's evaluator.
 
     Raises:
-        ConfigError: The training failed, or it validated nothing.
+        ConfigError: It is not known for this evaluator.
     """
-    # The config lies beside the folder, into which the runner writes another of the same name.
-    result, config = folder / 'result.json', folder.with_name(f'{folder.name}.py')
-    if config.exists() and config.read_text(encoding='utf-8') != cfg.pretty_text:
-        raise ConfigError(f'{folder} holds a run of another config: give another --work-dir, or remove it')
-    if result.exists():
-        return json.loads(result.read_text(encoding='utf-8'))
-    folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(cfg.pretty_text, encoding='utf-8')
-    output = folder / 'output.txt'
-    # For the classes of ablations.py.
-    environment = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
-    with output.open('a', encoding='utf-8') as file:
-        done = subprocess.run([sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder,
-                               '--resume'], stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if done.returncode:
-        raise ConfigError(f'training failed (exit status {done.returncode}); the end of {output}:\n'
-                          + '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:]))
-    start = list(find_prompts_config(cfg.model).num_tokens)
-    periods = _lines(folder, '*/relocations.jsonl')[-1:]  # a resumed run writes all of them anew
-    periods = periods[0] if periods else []
-    # Lines of training have a loss. A resumed run may have nothing left to do, so all files count.
-    metrics = [{key: value for key, value in row.items() if key not in TIMES and not key.startswith('train/')}
-               for rows in _lines(folder, '*/vis_data/scalars.json') for row in rows if 'loss' not in row]
-    metrics = [row for row in metrics if row]
-    if not metrics:
-        raise ConfigError(f'{folder} has no validation in its logs: the task needs one (train_cfg.val_interval)')
-    result.write_text(json.dumps(dict(
-        metrics=metrics[-1], start=start, distribution=periods[-1]['distribution'] if periods else start,
-        moves=sum(row['prompt'] is not None for row in periods))), encoding='utf-8')
-    return json.loads(result.read_text(encoding='utf-8'))
+    evaluator = task.get('val_evaluator') or {}
+    first = evaluator[0] if isinstance(evaluator, (list, tuple)) else evaluator
+    if type_name(first) not in METRICS:
+        raise ConfigError('which metric counts is known of '
+                          f'{", ".join(METRICS)} only, but val_evaluator is {type_name(first)}: name it with --metrics')
+    return METRICS[type_name(first)]
 
 
-def _lines(folder: Path, pattern: str) -> list[list[dict]]:
-    """Rows of each JSON-lines file, the files in the order of their time stamps."""
-    return [[json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
-            for path in sorted(folder.glob(pattern))]
+def train(cfg: Config, folder: Path, metric: str) -> dict:
+    """Train in this process, or take what is there; the last metrics of validation, and the distribution.
+
+    Raises:
+        ConfigError: The training diverged, or the folder holds another one.
+    """
+    write_config(Trial(folder, 'search', 0., 0., cfg))
+    result = run_trial(folder, 'search', metric)
+    if result.get('error'):
+        raise ConfigError(f'{folder}: {result["error"]}')
+    return dict(result, start=list(find_prompts_config(cfg.model).num_tokens))
 
 
 def table(results: dict[str, list[dict]], metrics: list[str]) -> str:
@@ -172,7 +154,9 @@ def parse_args():
 @user_errors()
 def main():
     args = parse_args()
+    sys.path.insert(0, str(ROOT))  # for the classes of ablations.py
     task = read_task(args.config, args.cfg_options)
+    metric = args.metrics[0] if args.metrics else metric_of(task)
     counts = count_prompts(task)
     work_dir = args.work_dir or ROOT / 'work_dirs' / 'table3' / Path(args.config).stem
     results: dict[str, list[dict]] = {}
@@ -180,7 +164,8 @@ def main():
         for seed in args.seeds:
             for row in args.rows:
                 bar.set_description(f'{row}, seed {seed}')
-                run = train(row_config(task, row, seed, counts), work_dir / row / f'seed_{seed}')
+                with only_weights():
+                    run = train(row_config(task, row, seed, counts), work_dir / row / f'seed_{seed}', metric)
                 results.setdefault(row, []).append(run)
                 bar.update()
     known = list(results[args.rows[0]][0]['metrics'])

@@ -5,14 +5,15 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmprovpt.errors import ConfigError
 from mmprovpt.kinds import check_types
 from mmprovpt.registry import HOOKS
-from mmprovpt.relocation import RelocationSession, true_idleness
+from mmprovpt.relocation import RelocationSession
 from mmprovpt.relocation.session import check_session_options
 
 from .find import find_optim_wrapper, find_relocating_prompts, loss_factor, require_equal_epochs
 from .iteration_seed_hook import IterationSeedHook
 from .randomness import fixed_randomness
 from .records import Records
-from .verification import HeldBatches
+from .score_pass import score_pass
+from .verification import verify
 
 CHECKPOINT_KEY = 'prompt_relocation'
 REMOVED = dict(
@@ -38,8 +39,11 @@ class PromptRelocationHook(Hook):
     Args:
         interval (int): Length of a period, >= 1.
         by_epoch (bool): Count periods in epochs, else in iterations.
-        pruner, allocator, relocate_per_period, loss_tail, reward_baseline: See ``RelocationSession``; the seeds of
-            pruner and allocator default to the runner's.
+        pruner, allocator: See ``RelocationSession``; their seeds default to the runner's.
+        score_pass (bool): Whether idleness and loss come from a pass of their own when a period ends, as in the
+            authors' code, see :func:`~mmprovpt.hooks.score_pass.score_pass`; else from training's own backward passes.
+        score_clip (float, optional): The norm that this pass clips gradients to.
+        **options: Of ``RelocationSession``: ``arrival``, ``relocate_per_period``, ``loss_tail``, …
 
     Attributes:
         session (RelocationSession, optional): From ``before_run`` on.
@@ -59,22 +63,19 @@ class PromptRelocationHook(Hook):
                  by_epoch: bool = True,
                  pruner: dict = dict(type='IdlenessPruner', criterion='gate_fisher'),  # noqa: B006
                  allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
-                 relocate_per_period: int = 1,
-                 loss_tail: float = 1.0,
-                 reward_baseline: str | None = None,
-                 **unknown) -> None:
-        for name in unknown:
-            raise ConfigError(f'PromptRelocationHook has no {name} any more: {REMOVED[name]}' if name in REMOVED else
-                              f'PromptRelocationHook has no argument {name!r}')
+                 score_pass: bool = False,
+                 score_clip: float | None = None,
+                 **options) -> None:
+        for name in set(options) & set(REMOVED):
+            raise ConfigError(f'PromptRelocationHook has no {name} any more: {REMOVED[name]}')
         if type(interval) is not int or interval < 1:
             raise ConfigError(f'interval must be an int >= 1, but is {interval!r}')
-        check_types(PromptRelocationHook, dict(by_epoch=by_epoch))
+        check_types(PromptRelocationHook, dict(by_epoch=by_epoch, score_pass=score_pass, score_clip=score_clip))
         # Built once for nothing, of any number of blocks: what is wrong shows before models and data are built.
-        check_session_options(pruner, allocator, relocate_per_period, loss_tail, reward_baseline)
+        self._options = check_session_options(dict(pruner), dict(allocator), **options)
         self.interval = interval
         self.by_epoch = by_epoch
-        self._options = dict(pruner=dict(pruner), allocator=dict(allocator), relocate_per_period=relocate_per_period,
-                             loss_tail=loss_tail, reward_baseline=reward_baseline)
+        self._score_pass, self._score_clip = score_pass, score_clip
         self._boundary = 0  # epoch or iteration at which the running period began
         self.session: RelocationSession | None = None
 
@@ -118,13 +119,16 @@ class PromptRelocationHook(Hook):
         """Relocate where a period of iterations starts; then open the iteration."""
         if not self.by_epoch and self._period_is_over(runner):
             self._relocate(runner)
-        self.session.begin_iteration(loss_factor(self._optim_wrapper, self.session.prompts.tokens.device))
+        if not self._score_pass:
+            self.session.begin_iteration(loss_factor(self._optim_wrapper, self.session.prompts.tokens.device))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Close the iteration with its loss."""
         if outputs is None or 'loss' not in outputs:
             raise KeyError("PromptRelocationHook needs the total loss, but train_step returned "
                            f"{None if outputs is None else list(outputs)} without 'loss'")
+        if self._score_pass:
+            return
         self.session.end_iteration(outputs['loss'], *self._place_in_period(runner, batch_idx))
         if self._checkpoint_is_due(runner):
             self.session.gather()
@@ -171,20 +175,13 @@ class PromptRelocationHook(Hook):
     def _relocate(self, runner: Runner) -> None:
         """Close the period, the same on every rank."""
         self._boundary = runner.epoch if self.by_epoch else runner.iter
-        verified = self._verify(runner)
+        if self._score_pass:
+            score_pass(runner, self._optim_wrapper, self.session, self._score_clip, self._boundary)
+        verified = verify(runner, self._optim_wrapper, self.session, runner.seed + self._boundary)
         with fixed_randomness(runner.seed, self._boundary):  # a row may be drawn anew
             period = self.session.close_period(verified)
         if period is not None:
             self.records.write(runner, period, self.session.prompts.distribution)
-
-    def _verify(self, runner: Runner) -> dict[int, float]:
-        """True idleness of the candidates, which takes the model and its data."""
-        candidates = self.session.candidates()
-        if not candidates:
-            return {}
-        batches = HeldBatches(runner, self._optim_wrapper, self.session.relocator.pruner.verify_batches,
-                              runner.seed + self._boundary)
-        return dict(zip(candidates, true_idleness(self.session.prompts, candidates, batches.loss).tolist()))
 
     # Checkpoints
 
@@ -207,7 +204,7 @@ class PromptRelocationHook(Hook):
         self.session.load_state_dict(state.get('session', state))
         mine = self._plain_options()
         for name, theirs in state.get('options', mine).items():
-            if theirs != mine[name]:
+            if theirs != mine.get(name, theirs):
                 runner.logger.warning(f'The checkpoint is of a run whose PromptRelocationHook has {name}={theirs}. '
                                       f'From here on it is {mine[name]}, so this is not that run any more: set the '
                                       'former back, unless you mean it')
@@ -215,6 +212,6 @@ class PromptRelocationHook(Hook):
         self.records.resume(runner, state, self.session.period)
 
     def _plain_options(self) -> dict[str, str]:
-        options = dict(self._options, interval=self.interval, by_epoch=self.by_epoch)
+        options = dict(self._options, interval=self.interval, by_epoch=self.by_epoch, score_pass=self._score_pass)
         return {name: str(dict(sorted(value.items())) if isinstance(value, dict) else value)
                 for name, value in options.items()}

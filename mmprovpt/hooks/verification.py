@@ -7,6 +7,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmprovpt.relocation import RelocationSession, true_idleness
+
 from .find import unwrapped
 from .randomness import fixed_randomness
 
@@ -62,3 +64,15 @@ class HeldBatches:
         data = self._model.data_preprocessor(copy.deepcopy(batch), True)
         loss, _ = self._model.parse_losses(self._model._run_forward(data, mode='loss'))
         return loss.float()
+
+
+def verify(runner: Runner, optim_wrapper: OptimWrapper, session: RelocationSession, seed: int) -> dict[int, float]:
+    """True idleness of the session's candidates, by their numbers; every process must call it.
+
+    The other arguments are those of :class:`HeldBatches`.
+    """
+    candidates = session.candidates()
+    if not candidates:
+        return {}
+    batches = HeldBatches(runner, optim_wrapper, session.relocator.pruner.verify_batches, seed)
+    return dict(zip(candidates, true_idleness(session.prompts, candidates, batches.loss).tolist()))

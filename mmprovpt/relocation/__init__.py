@@ -1,6 +1,7 @@
 """Relocation of prompts between blocks, for any training loop; needs PyTorch only."""
 from .allocator import ALLOCATORS, Allocator
-from .bandits import NeedAllocator, ThompsonAllocator, UniformAllocator
+from .arrival import ARRIVALS
+from .bandits import NeedAllocator, StayAllocator, ThompsonAllocator, UniformAllocator
 from .criteria import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
 from .history import RelocationLog
 from .ppo import PPOAllocator
@@ -10,7 +11,8 @@ from .reward import PeriodLoss, RewardBaseline
 from .session import Period, RelocationSession
 
 __all__ = [
-    'ALLOCATORS', 'CRITERIA', 'PRUNERS', 'Allocator', 'FisherGateIdleness', 'IdlenessPruner', 'Move', 'NeedAllocator',
-    'PPOAllocator', 'Period', 'PeriodLoss', 'RandomPruner', 'RelocationLog', 'RelocationSession', 'Relocator',
-    'RewardBaseline', 'TaylorIdleness', 'ThompsonAllocator', 'UniformAllocator', 'true_idleness'
+    'ALLOCATORS', 'ARRIVALS', 'CRITERIA', 'PRUNERS', 'Allocator', 'FisherGateIdleness', 'IdlenessPruner', 'Move',
+    'NeedAllocator', 'PPOAllocator', 'Period', 'PeriodLoss', 'RandomPruner', 'RelocationLog', 'RelocationSession',
+    'Relocator', 'RewardBaseline', 'StayAllocator', 'TaylorIdleness', 'ThompsonAllocator', 'UniformAllocator',
+    'true_idleness'
 ]

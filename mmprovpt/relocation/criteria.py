@@ -143,7 +143,7 @@ class Criterion:
         self._scale, self.scoring = scale, self._begun % self.score_interval == 0
         self._begun += 1
 
-    def update(self, loss: float | Tensor) -> None:
+    def update(self, loss: float | Tensor, clip: float | Tensor = 1.0) -> None:
         """Close the iteration and count it, or drop it as a whole if its gradients are not finite.
 
         An overflow of the scaled loss would otherwise poison the period's mean. A loss that is itself not finite
@@ -151,6 +151,7 @@ class Criterion:
 
         Args:
             loss (float or Tensor): Unscaled loss of the iteration, one element.
+            clip (float or Tensor): What gradients are multiplied by before scores are read off them, one element.
 
         Raises:
             RuntimeError: No iteration is open.
@@ -162,8 +163,9 @@ class Criterion:
         if not self.scoring:
             sample = torch.cat([self._linear, self._squares, loss, one, zero, zero])
         else:
-            score = self._linear / self._scale - self._quadratic / 2 / self._scale / self._scale
-            squares = self._squares / self._scale / self._scale
+            scale = self._scale / clip
+            score = self._linear / scale - self._quadratic / 2 / scale / scale
+            squares = self._squares / scale / scale
             sample = torch.cat([score, squares, loss, one, one, zero])
         # No number of the host is written into these tensors: that would wait for the device.
         dropped = torch.cat([torch.zeros_like(sample[:-1]), one])

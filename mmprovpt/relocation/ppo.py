@@ -22,17 +22,30 @@ class Transition(NamedTuple):
     period: int
 
 
-def mlp(sizes: tuple[int, ...], head_gain: float, generator: torch.Generator) -> nn.Sequential:
-    """Tanh MLP with weights N(0, gain² / fan_in) and biases 0, drawn from ``generator`` alone."""
+NORMALISE = ('running', 'rollout')
+INITS: dict[str, float | None] = dict(small_head=0.01, torch=None)
+
+
+def mlp(sizes: tuple[int, ...], head_gain: float | None, generator: torch.Generator) -> nn.Sequential:
+    """Tanh MLP, drawn from ``generator`` alone.
+
+    Weights are N(0, gain² / fan_in) and biases 0; without a gain for the head both are as PyTorch draws linear layers,
+    uniform in ±1 / sqrt(fan_in).
+    """
     layers: list[nn.Module] = []
     for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
         is_head = index == len(sizes) - 2
         # nn.Linear's own initialisation would draw from training's global generator.
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=torch.float32)
-        gain = head_gain if is_head else 1.0
+        gain = head_gain if is_head and head_gain is not None else 1.0
+        bound = 1 / math.sqrt(fan_in)
         with torch.no_grad():
-            linear.weight.normal_(0, gain / math.sqrt(fan_in), generator=generator)
-            linear.bias.zero_()
+            if head_gain is None:
+                linear.weight.uniform_(-bound, bound, generator=generator)
+                linear.bias.uniform_(-bound, bound, generator=generator)
+            else:
+                linear.weight.normal_(0, gain * bound, generator=generator)
+                linear.bias.zero_()
         layers += [linear] if is_head else [linear, nn.Tanh()]
     return nn.Sequential(*layers)
 
@@ -69,7 +82,13 @@ class PPOAllocator(Allocator):
             and 0.1 with 10: undiscounted sums add up the noise, and there are fewer updates.
         epochs (int): Epochs per update.
         entropy_coef (float): Weight of the entropy bonus (entropy in nats).
-        max_grad_norm (float): Each network's gradient is clipped to this norm.
+        max_grad_norm (float, optional): Each network's gradient is clipped to this norm; None: not at all.
+        normalise (str): ``'running'``: rewards are normalised by running moments, and returns end in the critic's
+            value. ``'rollout'``: returns end with the rollout's last reward and are standardised within it, as in the
+            authors' code; of two rewards (γ = 1) it leaves the sign of the first, and of one nothing, so ``horizon``
+            must be 2 at least.
+        init (str): ``'small_head'``: the first policy is nearly uniform and the first values nearly 0. ``'torch'``:
+            PyTorch's default for linear layers, as in the authors' code.
         reward_decay (float): In [0, 1): decay of the running mean and deviation by which rewards
             are normalised. Raw ones are about 1e-3 and positive while the training loss falls;
             undiscounted sums of a positive mean diverge and praise every action alike.
@@ -93,13 +112,21 @@ class PPOAllocator(Allocator):
                  horizon: int = 1,
                  epochs: int = 10,
                  entropy_coef: float = 0.01,
-                 max_grad_norm: float = 0.5,
+                 max_grad_norm: float | None = 0.5,
+                 normalise: str = 'running',
+                 init: str = 'small_head',
                  reward_decay: float = 0.9,
                  seed: int = 0) -> None:
         super().__init__(num_blocks)
         for name, value in dict(horizon=horizon, epochs=epochs, hidden=hidden).items():
             if value < 1:
                 raise ConfigError(f'{name} must be at least 1, but is {value}')
+        for name, value, known in (('normalise', normalise, NORMALISE), ('init', init, INITS)):
+            if value not in known:
+                raise ConfigError(f'{name}={value!r}, but it must be one of {", ".join(known)}')
+        if normalise == 'rollout' and horizon < 2:
+            raise ConfigError(f"normalise='rollout' compares the rewards of an update, but horizon={horizon}: set "
+                              'horizon to 2 or more')
         if not 0 <= gamma <= 1:
             raise ConfigError(f'gamma must be in [0, 1], but is {gamma}')
         if not 0 <= reward_decay < 1:
@@ -110,15 +137,15 @@ class PPOAllocator(Allocator):
         self.epochs = epochs
         self.entropy_coef = entropy_coef
         self.max_grad_norm = max_grad_norm
+        self.normalise = normalise  # a name of NORMALISE
         self.rewards = RunningMoments(reward_decay)
         # Of the returns and of the critic's errors, for the explained variance.
         self._returns = RunningMoments(reward_decay)
         self._errors = RunningMoments(reward_decay)
         self.generator = torch.Generator().manual_seed(seed)
-        # A small head: the first policy is nearly uniform, the first values nearly 0.
         inputs, actions = self.sizes(num_blocks)
-        self.actor = mlp((inputs, hidden, hidden, actions), 0.01, self.generator)
-        self.critic = mlp((inputs, hidden, hidden, 1), 0.01, self.generator)
+        self.actor = mlp((inputs, hidden, hidden, actions), INITS[init], self.generator)
+        self.critic = mlp((inputs, hidden, hidden, 1), INITS[init], self.generator)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=lr_critic)
         self.buffer: list[Transition] = []
@@ -171,14 +198,17 @@ class PPOAllocator(Allocator):
         self._pending = []
 
     def returns(self, values: Tensor, last_value: Tensor) -> tuple[Tensor, Tensor]:
-        """Bootstrapped returns and advantages (T,) of the buffer with critic ``values`` (T,)."""
+        """Returns and advantages (T,) of the buffer with critic ``values`` (T,)."""
+        alone = self.normalise == 'rollout'
         returns = torch.empty_like(values)
-        following, period = last_value, None
+        following, period = torch.zeros_like(last_value) if alone else last_value, None
         for step, transition in reversed(list(enumerate(self.buffer))):
             if transition.period != period:  # its decisions share one reward
-                reward = self.rewards.normalise(transition.reward)
+                reward = transition.reward if alone else self.rewards.normalise(transition.reward)
                 following, period = reward + self.gamma * following, transition.period
             returns[step] = following
+        if alone:
+            returns = (returns - returns.mean()) / (returns.std() + 1e-7)
         return returns, returns - values
 
     def update(self) -> None:
@@ -215,7 +245,8 @@ class PPOAllocator(Allocator):
     def _step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
         optimizer.step()
 
     def _diagnose(self, ratios: Tensor, entropy: Tensor, values: Tensor, returns: Tensor) -> None:

@@ -12,6 +12,8 @@ from .allocator import Allocator, Signals
 from .pruners import IdlenessPruner
 from .reward import RewardBaseline
 
+REWARD_IDLENESS = ('moved', 'largest')
+
 
 class Move(NamedTuple):
     """Prompt ``prompt`` leaves block ``source`` for ``target`` (-1: no block), having had ``idleness``."""
@@ -22,19 +24,23 @@ class Move(NamedTuple):
 
 
 def policy_state(idleness: Tensor, block_index: Tensor, source: int | None,
-                 num_blocks: int) -> Tensor:
+                 num_blocks: int, state: str = 'scaled') -> Tensor:
     """State of the allocation (PRO-VPT § 3.3): block-wise idleness, distribution, one-hot source.
 
-    The networks are tanh MLPs, so each part is brought to order 1: the mean idleness of each
+    ``'scaled'`` is ours. The networks are tanh MLPs, so each part is brought to order 1: the mean idleness of each
     block's prompts (0 where it has none) is divided by the largest of them in absolute value, for
     raw Taylor scores are about 1e-5 and their scale drifts; the counts become L n_i / N - 1, a
     block's surplus over its uniform share, in [-1, L - 1].
+
+    ``'standardised'`` is the authors' (docs/method/authors_code.md): the sum of each block's idleness, less its mean
+    over blocks and divided by its deviation; and the counts without the pruned prompt, divided by their sum.
 
     Args:
         idleness (Tensor): Idleness of every prompt, (N,) float.
         block_index (Tensor): Block of every prompt, (N,) int64; -1 for one that no block owns.
         source (int, optional): Block of the pruned prompt; None or -1 gives zeros instead of a one-hot.
         num_blocks (int): Number of blocks L.
+        state (str): A key of ``STATES``.
 
     Returns:
         Tensor: (3L,) float32 on the CPU.
@@ -42,15 +48,27 @@ def policy_state(idleness: Tensor, block_index: Tensor, source: int | None,
     owned = block_index >= 0
     counts = torch.bincount(block_index[owned], minlength=num_blocks).float()
     sums = torch.zeros(num_blocks).index_add_(0, block_index[owned], idleness[owned].float())
-    means = sums / counts.clamp(min=1)
-    largest = means.abs().max()
-    if largest > 0:
-        means = means / largest
-    surplus = counts * (num_blocks / owned.sum().clamp(min=1)) - 1
     one_hot = torch.zeros(num_blocks)
     if source is not None and source >= 0:
         one_hot[source] = 1
-    return torch.cat([means, surplus, one_hot])
+    return torch.cat([*STATES[state](sums, counts, one_hot), one_hot])
+
+
+def _scaled(sums: Tensor, counts: Tensor, leaving: Tensor) -> tuple[Tensor, Tensor]:
+    means = sums / counts.clamp(min=1)
+    largest = means.abs().max()
+    surplus = counts * (len(counts) / counts.sum().clamp(min=1)) - 1
+    return means / largest if largest > 0 else means, surplus
+
+
+def _standardised(sums: Tensor, counts: Tensor, leaving: Tensor) -> tuple[Tensor, Tensor]:
+    staying = counts - leaving
+    centred = sums - sums.mean()
+    deviation = centred.square().mean().sqrt()
+    return centred / deviation if deviation > 0 else centred, staying / staying.sum().clamp(min=1)
+
+
+STATES = dict(scaled=_scaled, standardised=_standardised)
 
 
 class Relocator:
@@ -79,14 +97,18 @@ class Relocator:
         relocate_per_period (int): The most prompts that move in one period, >= 1; 1 is the paper.
         reward_baseline (str, optional): What is taken off the reward before the allocator gets it,
             see :class:`~mmprovpt.relocation.RewardBaseline`; None is the paper.
+        reward_idleness (str): Whose idleness the reward takes off: ``'moved'``, that of the prompts that moved, which
+            is Eq. 8; ``'largest'``, that of the idlest prompt when the period ends, which is the authors' code.
+        reward_loss_scale (float): What losses in the reward are multiplied by, > 0. 1 is the paper; the authors' code
+            has number of batches / batch size.
+        state (str): Form of the allocator's state, see :func:`policy_state`.
 
     Attributes:
         last_reward (float, optional): Reward of Eq. 8, without baseline, that the last ``step``
             found for the relocations that opened the period.
 
     Raises:
-        ConfigError: ``relocate_per_period`` or ``reward_baseline`` is invalid, or more prompts shall
-            move than ``verify_top`` are verified.
+        ConfigError: An argument is invalid, or more prompts shall move than ``verify_top`` are verified.
     """
 
     def __init__(self,
@@ -94,19 +116,28 @@ class Relocator:
                  pruner: IdlenessPruner,
                  allocator: Allocator,
                  relocate_per_period: int = 1,
-                 reward_baseline: str | None = None) -> None:
+                 reward_baseline: str | None = None,
+                 reward_idleness: str = 'moved',
+                 reward_loss_scale: float = 1.0,
+                 state: str = 'scaled') -> None:
         if relocate_per_period < 1:
             raise ConfigError(f'relocate_per_period must be at least 1, but is {relocate_per_period}')
         if 0 < pruner.verify_top < relocate_per_period:
             raise ConfigError(f'verify_top is {pruner.verify_top}, too few for '
                               f'relocate_per_period={relocate_per_period}')
+        for name, value, known in (('reward_idleness', reward_idleness, REWARD_IDLENESS), ('state', state, STATES)):
+            if value not in known:
+                raise ConfigError(f'{name}={value!r}, but it must be one of {", ".join(known)}')
+        if not reward_loss_scale > 0:
+            raise ConfigError(f'reward_loss_scale must be more than 0, but is {reward_loss_scale}')
         self.num_blocks = num_blocks
         self.pruner = pruner
         self.allocator = allocator
         self.relocate_per_period = relocate_per_period
         self.baseline = RewardBaseline(reward_baseline)
+        self.reward_idleness, self.reward_loss_scale, self.state = reward_idleness, reward_loss_scale, state
         self.last_reward: float | None = None
-        # 𝓛_before - Σ I_k of the relocations that wait for 𝓛_after.
+        # 𝓛_before of the relocations that wait for 𝓛_after, less Σ I_k if it is theirs.
         self._pending: float | None = None
 
     def step(self, loss: float, idleness: Tensor, block_index: Tensor, signals: Signals = None,
@@ -132,6 +163,7 @@ class Relocator:
         if not (math.isfinite(loss) and bool(torch.isfinite(idleness).all())):
             self.allocator.forget()
             return []
+        loss *= self.reward_loss_scale
         scores, free = idleness, torch.ones(len(idleness), dtype=torch.bool)
         if verified is not None:
             scores, free = idleness.clone(), torch.zeros_like(free)
@@ -141,9 +173,9 @@ class Relocator:
         for turn in range(self.relocate_per_period):
             prompt = self.prune(scores, blocks, free)
             source = None if prompt is None else int(blocks[prompt])
-            state = policy_state(idleness, blocks, source, self.num_blocks)
+            state = policy_state(idleness, blocks, source, self.num_blocks, self.state)
             if turn == 0 and pending is not None:
-                self.last_reward = pending - loss
+                self.last_reward = pending - loss - self._largest(idleness, blocks)
                 self.allocator.observe(self.baseline.advantage(self.last_reward), state, signals)
             move = self.allocate(prompt, state, scores, blocks, signals)
             if move is None:
@@ -152,8 +184,12 @@ class Relocator:
             blocks[move.prompt] = move.target
             free[move.prompt] = False
         if moves:
-            self._pending = loss - self.penalty(moves)
+            self._pending = loss - (self.penalty(moves) if self.reward_idleness == 'moved' else 0)
         return moves
+
+    def _largest(self, idleness: Tensor, blocks: Tensor) -> float:
+        """What the reward takes off when a period ends."""
+        return float(idleness[blocks >= 0].max()) if self.reward_idleness == 'largest' else 0.0
 
     # The three parts of a relocation; a subclass for another kind of action changes them.
 
@@ -173,18 +209,22 @@ class Relocator:
         """What the reward of moves takes off, because pruning alone would have gained it: the sum of I_k."""
         return sum(move.idleness for move in moves)
 
-    def finish(self, loss: float) -> float | None:
+    def finish(self, loss: float, idleness: Tensor | None = None,
+               block_index: Tensor | None = None) -> float | None:
         """Reward the last relocations after the last period; the policy is not asked again.
 
         Args:
             loss (float): Mean training loss of the last period, which must have been complete.
+            idleness, block_index (Tensor, optional): As for ``step``; ``reward_idleness='largest'`` needs them.
 
         Returns:
             float or None: The reward, also as ``last_reward``; None when none is pending or the
             loss is not finite.
         """
         pending, self._pending = self._pending, None
-        self.last_reward = pending - loss if pending is not None and math.isfinite(loss) else None
+        largest = 0.0 if idleness is None else self._largest(idleness.cpu(), block_index.cpu())
+        known = pending is not None and math.isfinite(loss) and math.isfinite(largest)
+        self.last_reward = pending - loss * self.reward_loss_scale - largest if known else None
         return self.last_reward
 
     def state_dict(self) -> dict:

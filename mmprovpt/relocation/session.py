@@ -1,4 +1,5 @@
 """The protocol of relocation, for any training loop."""
+import inspect
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,7 @@ from mmprovpt.kinds import check_types
 
 from . import ranks
 from .allocator import ALLOCATORS, Signals
+from .arrival import build_arrival
 from .criteria import CRITERIA
 from .pruners import PRUNERS
 from .relocator import Move, Relocator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 2  # of the state; 1 had no number
 SIGNALS = ('need', )
+RELOCATOR_OPTIONS = ('relocate_per_period', 'reward_baseline', 'reward_idleness', 'reward_loss_scale', 'state')
 
 
 class Period(NamedTuple):
@@ -83,8 +86,12 @@ class RelocationSession:
             :class:`~mmprovpt.relocation.Relocator` for their reward. 1 is the paper.
         loss_tail (float): In (0, 1]: the last part of a period's iterations whose mean loss enters the reward; see
             :class:`~mmprovpt.relocation.PeriodLoss`. 1 is the paper.
+        arrival (str or dict): What becomes of the row of a prompt that moves, a key of ``ARRIVALS`` or type and
+            arguments of it: ``'keep'``, ``'shrink'``, ``'reinit'``. It acts on what ``cross_stage`` made of the row.
         reward_baseline (str, optional): ``'mean'`` takes the fall of the loss that is due anyway off the reward before
             the allocator gets it; see :class:`~mmprovpt.relocation.RewardBaseline`. None is the paper.
+        reward_idleness, reward_loss_scale, state: See :class:`~mmprovpt.relocation.Relocator`; the defaults are the
+            paper's, other values the authors' code's.
         seed (int): Of pruner and allocator, unless they have their own.
         averages (Sequence[nn.Module]): Averaged copies of the model; see ``add_average``.
 
@@ -104,11 +111,17 @@ class RelocationSession:
                  allocator: dict = dict(type='PPOAllocator'),  # noqa: B006
                  relocate_per_period: int = 1,
                  loss_tail: float = 1.0,
+                 arrival: str | dict = 'keep',
                  reward_baseline: str | None = None,
+                 reward_idleness: str = 'moved',
+                 reward_loss_scale: float = 1.0,
+                 state: str = 'scaled',
                  seed: int = 0,
                  averages: Sequence[nn.Module] = ()) -> None:
-        check_types(RelocationSession, dict(relocate_per_period=relocate_per_period, loss_tail=loss_tail,
-                                            reward_baseline=reward_baseline, seed=seed))
+        options = dict(relocate_per_period=relocate_per_period, reward_baseline=reward_baseline,
+                       reward_idleness=reward_idleness, reward_loss_scale=reward_loss_scale, state=state)
+        check_types(RelocationSession, dict(options, loss_tail=loss_tail, seed=seed))
+        self.arrival = build_arrival(arrival)
         self.prompts = prompts
         self.optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         if not prompts.tokens.requires_grad or not any(trains(each, prompts.tokens) for each in self.optimizers):
@@ -124,7 +137,7 @@ class RelocationSession:
             raise ConfigError(f'{type(allocator_).__name__} asks for the signals {", ".join(unknown)}; known are '
                               f'{", ".join(SIGNALS)}')
         self.relocator = (allocator_.relocator_type or Relocator)(
-            prompts.num_blocks, pruner_, allocator_, relocate_per_period, reward_baseline)
+            prompts.num_blocks, pruner_, allocator_, **options)
         self.criterion = CRITERIA[pruner_.criterion](prompts, pruner_.score_interval)
         self.loss = PeriodLoss(loss_tail, prompts.tokens.device)
         self.period = 0
@@ -169,13 +182,15 @@ class RelocationSession:
         self.criterion.begin(scale)
 
     def end_iteration(self, loss: float | Tensor, position: int | None = None,
-                      length: int | None = None) -> None:
+                      length: int | None = None, clip: float | Tensor = 1.0) -> None:
         """Close an iteration, any time after its backward pass.
 
         Args:
             loss (float or Tensor): Its unscaled loss, one element.
             position (int, optional): Iterations of the period before it; only ``loss_tail`` < 1 needs it.
             length (int, optional): Iterations of the period; the same.
+            clip (float or Tensor): What gradients are multiplied by before scores are read off them, one element. 1 is
+                the paper; in the authors' code a norm is clipped before.
 
         Raises:
             RuntimeError: No prompt has got a gradient, so nothing is trained nor measured; or no iteration is open.
@@ -193,7 +208,7 @@ class RelocationSession:
                                   'end_iteration(loss, position, length)')
             position, length = 0, 1
         self._is_gathered = False
-        self.criterion.update(loss)
+        self.criterion.update(loss, clip)
         self.loss.add(loss, position, length)
 
     def _see_gradient(self, grad: Tensor) -> None:
@@ -276,7 +291,8 @@ class RelocationSession:
         if not ranks.is_first() or not self._has_measured():
             return None
         loss, _ = self.loss.compute()
-        return self._period(loss, [], self.relocator.finish(loss))
+        return self._period(loss, [], self.relocator.finish(
+            loss, self.criterion.compute()[0], self.prompts.block_index))
 
     def _has_measured(self) -> bool:
         """Whether an iteration has been closed since the last period."""
@@ -307,28 +323,39 @@ class RelocationSession:
     def apply(self, moves: Sequence[Sequence[int]]) -> None:
         """Carry out moves, the same on every rank, wherever a prompt leaves traces.
 
-        Its accumulated gradient is that of the old block, and is zeroed. Where its row was rewritten for a block of
-        another width, what optimizers remember of it is void, and every average begins with the new row.
+        Its accumulated gradient is that of the old block, and is zeroed. Where its row was rewritten, by another width
+        or by ``arrival``, every average begins with the new row; what optimizers remember of it is void at another
+        width, and else what ``arrival`` says.
 
         Args:
             moves: Pairs of a prompt, in [0, N), and its new block, in [0, L).
         """
         tokens = self.prompts.tokens
         for prompt, block in moves:
-            rewritten = self.prompts.relocate(prompt, block)
+            arrives = block >= 0 and (self.arrival.in_place or int(self.prompts.block_index[prompt]) != block)
+            is_void = self.prompts.relocate(prompt, block)
+            row = self.arrival.row(self.prompts, prompt, block) if arrives else None
             if tokens.grad is not None:
                 tokens.grad[prompt] = 0
-            if not rewritten:
+            if row is not None:
+                tokens[prompt, :len(row)] = row.to(tokens)
+            elif not is_void:
                 continue
             ranks.broadcast(tokens[prompt])  # it may have been drawn at random
-            for optimizer in self.optimizers:
-                for value in optimizer.state.get(tokens, {}).values():
-                    if isinstance(value, Tensor) and value.shape[:1] == tokens.shape[:1]:
-                        value[prompt] = 0
+            if is_void or self.arrival.momentum == 'zero':
+                self._forget(prompt)
             for average in self._averages:
                 average.tokens[prompt] = tokens[prompt].to(average.tokens)
         if moves:
             self._share_owners()
+
+    def _forget(self, prompt: int) -> None:
+        """Zero what optimizers remember of a row."""
+        tokens = self.prompts.tokens
+        for optimizer in self.optimizers:
+            for value in optimizer.state.get(tokens, {}).values():
+                if isinstance(value, Tensor) and value.shape[:1] == tokens.shape[:1]:
+                    value[prompt] = 0
 
     @torch.no_grad()
     def _share_owners(self) -> None:
@@ -405,15 +432,31 @@ def _converted(state: dict) -> dict:
                 loss=state['loss'], relocator=state['relocator'])
 
 
-def check_session_options(pruner: dict, allocator: dict, relocate_per_period: int, loss_tail: float,
-                          reward_baseline: str | None) -> None:
+def check_session_options(pruner: dict, allocator: dict, **options) -> dict:
     """Check options of a :class:`RelocationSession` where there are no prompts yet.
 
+    Args:
+        pruner, allocator: Its arguments.
+        **options: Others of its arguments, but for prompts, optimizers, seed and averages.
+
+    Returns:
+        dict: All of them, those that are not given with their defaults.
+
     Raises:
-        ConfigError: One is of the wrong type or out of its range.
+        ConfigError: One is unknown, of the wrong type or out of its range.
     """
-    check_types(RelocationSession, dict(relocate_per_period=relocate_per_period, loss_tail=loss_tail,
-                                        reward_baseline=reward_baseline))
+    parameters = inspect.signature(RelocationSession).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()
+                if name not in ('prompts', 'optimizers', 'seed', 'averages')}
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise ConfigError(f'PromptRelocationHook has no argument {", ".join(map(repr, unknown))}; beside its own it '
+                          f'takes {", ".join(sorted(defaults))}')
+    check_types(RelocationSession, options)
+    whole = dict(defaults, **options, pruner=pruner, allocator=allocator)
+    build_arrival(whole['arrival'])
     chosen = ALLOCATORS.build(allocator, num_blocks=2, seed=0)
-    (chosen.relocator_type or Relocator)(2, PRUNERS.build(pruner, seed=0), chosen, relocate_per_period, reward_baseline)
-    PeriodLoss(loss_tail, torch.device('cpu'))
+    decides = {name: whole[name] for name in RELOCATOR_OPTIONS}
+    (chosen.relocator_type or Relocator)(2, PRUNERS.build(pruner, seed=0), chosen, **decides)
+    PeriodLoss(whole['loss_tail'], torch.device('cpu'))
+    return whole

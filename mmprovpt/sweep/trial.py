@@ -10,13 +10,16 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import BaseLoop, Runner
 
 from mmprovpt.cli.lock import locked
 from mmprovpt.cli.parameters import count_trainable
 from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.files import write_atomically
+from mmprovpt.hooks.records import LOG_NAME
 from mmprovpt.prompts.prompt_set import PromptSet
+from mmprovpt.relocation.history import read_rows
 from mmprovpt.trust import only_weights, trust_checkpoints
 
 RESULT, HISTORY, ERROR = 'result.json', 'history.jsonl', 'error.txt'
@@ -70,7 +73,9 @@ def run_trial(folder: Path, phase: str, metric: str,
         report: Is given ``dict(score=...)`` after each validation but the last, those before an interruption included.
 
     Returns:
-        score, metrics, history, parameters and distribution; or ``score=None`` and the reason as ``error``.
+        score, metrics, history, parameters, distribution and moves (how many there were); ``last_metrics``, those of
+        the last iterate where the score is that of an average (EMAHook), else None. Or ``score=None``, and the reason
+        as ``error``.
 
     Raises:
         ConfigError: There is no such metric, or another process trains in this folder.
@@ -113,18 +118,37 @@ def _train(folder: Path, phase: str, metric: str, history: _History) -> dict:
     runner.train()
     if not all(torch.isfinite(parameter).all() for parameter in runner.model.parameters() if parameter.requires_grad):
         raise DivergedError('weights are not finite after training')
+    loop = runner.test_loop if phase == 'final' else runner.val_loop
     if phase == 'final':
-        metrics = plain(runner.test())
+        # Not runner.test(): it begins a run anew, and with it EMAHook the average, which then is the last iterate.
+        metrics = plain(loop.run())
     else:
         # Killed between its last checkpoint and its last validation, or the interval leaves the end out.
         if not history.rows or history.rows[-1]['iter'] != runner.iter:
             runner.val_loop.run()
         metrics = {key: value for key, value in history.rows[-1].items() if key != 'iter'}
+    last = plain(_run_without_hooks(runner, loop)) if any(isinstance(hook, EMAHook) for hook in runner.hooks) else None
     sessions = [hook.session for hook in runner.hooks if getattr(hook, 'session', None)]
     allocator = sessions[0].relocator.allocator if sessions else None
     prompts = [module for module in runner.model.modules() if isinstance(module, PromptSet)]
-    return dict(score=score_of(metrics, metric), metrics=metrics, parameters=count_trainable(runner.model, allocator),
-                distribution=prompts[0].distribution.tolist() if prompts else None)
+    return dict(score=score_of(metrics, metric), metrics=metrics, last_metrics=last,
+                parameters=count_trainable(runner.model, allocator),
+                distribution=prompts[0].distribution.tolist() if prompts else None, moves=_count_moves(folder))
+
+
+def _count_moves(folder: Path) -> int:
+    """Prompts that were relocated; the log of a resumed run begins with that of the run before."""
+    logs = sorted(folder.glob(f'*/{LOG_NAME}'))
+    return sum(row['prompt'] is not None for row in read_rows(logs[-1])) if logs else 0
+
+
+def _run_without_hooks(runner: Runner, loop: BaseLoop) -> dict:
+    """Evaluate the weights that were trained last; EMAHook would take their average."""
+    hooks, runner._hooks = runner._hooks, []
+    try:
+        return loop.run()
+    finally:
+        runner._hooks = hooks
 
 
 def score_of(metrics: dict, metric: str) -> float:

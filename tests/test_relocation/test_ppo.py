@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmprovpt.relocation import PPOAllocator
-from mmprovpt.relocation.ppo import RunningMoments
+from mmprovpt.relocation.ppo import RunningMoments, Transition
 from mmprovpt.relocation.relocator import policy_state
 
 
@@ -277,3 +277,48 @@ def test_wrong_use_raises():
         PPOAllocator(4, horizon=0)
     with pytest.raises(ValueError, match='trained for 4 blocks.*has 5'):
         PPOAllocator(5).load_state_dict(PPOAllocator(4).state_dict())
+
+
+# What the authors' code does (docs/method/authors_code.md).
+
+
+def test_rollout_returns_by_hand():
+    """Rewards 3 and -1, γ = 1: returns 2 and -1, standardised within the two; nothing of the critic's in them."""
+    allocator = PPOAllocator(3, horizon=2, normalise='rollout')
+    step = Transition(torch.zeros(9), 0, 0., 3., torch.zeros(9), 0)
+    allocator.buffer = [step, step._replace(reward=-1., period=1)]
+    values = torch.tensor([0.5, 0.25])
+    returns, advantages = allocator.returns(values, torch.tensor(9.))
+    torch.testing.assert_close(returns, torch.tensor([0.5**0.5, -0.5**0.5]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(advantages, returns - values)
+
+
+@pytest.mark.parametrize('first', [-1e4, -1e-3, 1e-3, 0.3, 1e4])
+def test_of_two_rewards_a_rollout_keeps_the_sign_of_the_first(first):
+    allocator = PPOAllocator(3, horizon=2, normalise='rollout')
+    step = Transition(torch.zeros(9), 0, 0., first, torch.zeros(9), 0)
+    allocator.buffer = [step, step._replace(reward=5., period=1)]
+    returns, _ = allocator.returns(torch.zeros(2), torch.zeros(()))
+    sign = 1 if first > 0 else -1
+    torch.testing.assert_close(returns, sign * torch.tensor([0.5**0.5, -0.5**0.5]), rtol=1e-3, atol=0)
+
+
+def test_pytorchs_initial_weights():
+    """Uniform in ±1 / sqrt(fan_in), biases too, whatever the layer."""
+    allocator = PPOAllocator(12, init='torch')
+    for network in (allocator.actor, allocator.critic):
+        for layer in network[::2]:
+            bound = layer.in_features**-0.5
+            for parameter in (layer.weight, layer.bias):
+                assert parameter.abs().max() <= bound
+            assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(normalise='rollout'), "normalise='rollout' compares the rewards of an update, but horizon=1"),
+    (dict(normalise='batch'), "normalise='batch', but it must be one of running, rollout"),
+    (dict(init='zeros'), "init='zeros', but it must be one of small_head, torch"),
+])
+def test_wrong_options_of_the_authors_way(options, message):
+    with pytest.raises(ValueError, match=message):
+        PPOAllocator(3, **options)

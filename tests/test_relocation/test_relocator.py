@@ -2,7 +2,17 @@
 import pytest
 import torch
 
-from mmprovpt.relocation import ALLOCATORS, PRUNERS, Allocator, IdlenessPruner, Move, PPOAllocator, Relocator
+from mmprovpt.errors import ConfigError
+from mmprovpt.relocation import (
+    ALLOCATORS,
+    PRUNERS,
+    Allocator,
+    IdlenessPruner,
+    Move,
+    PPOAllocator,
+    Relocator,
+    UniformAllocator,
+)
 from mmprovpt.relocation.relocator import policy_state
 
 BLOCKS = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -147,3 +157,41 @@ def test_build():
 def test_wrong_config_names_the_known(config, message):
     with pytest.raises(ValueError, match=message):
         ALLOCATORS.build(config, num_blocks=4)
+
+
+# What the authors' code does (docs/method/authors_code.md).
+
+
+def test_standardised_state_by_hand():
+    """Blocks with idleness 1 + 3, 2 and none; prompt 1 of block 0 leaves."""
+    state = policy_state(torch.tensor([1., 3., 2.]), torch.tensor([0, 0, 1]), 0, 3, 'standardised')
+    deviation = (((4 - 2)**2 + 0 + (0 - 2)**2) / 3)**0.5
+    torch.testing.assert_close(state[:3], torch.tensor([2., 0., -2.]) / deviation)
+    torch.testing.assert_close(state[3:6], torch.tensor([0.5, 0.5, 0.]))
+    assert state[6:].tolist() == [1, 0, 0]
+
+
+def test_reward_of_the_authors_by_hand():
+    """Previous loss less the current one, both scaled, less the idlest of the period that ends."""
+    seen = []
+
+    class Recording(UniformAllocator):
+        def observe(self, reward, next_state, signals=None):
+            seen.append(reward)
+
+    subject = Relocator(3, IdlenessPruner(), Recording(3), reward_idleness='largest', reward_loss_scale=0.25)
+    blocks = torch.tensor([0, 1, 2])
+    subject.step(2.0, torch.tensor([0.1, 0.5, 0.2]), blocks)
+    subject.step(1.0, torch.tensor([0.1, 0.3, 0.4]), blocks)
+    assert seen == [pytest.approx(0.25 * 2 - 0.25 * 1 - 0.4)]
+    assert subject.finish(0.8, torch.tensor([0.6, 0.3, 0.4]), blocks) == pytest.approx(0.25 - 0.2 - 0.6)
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(reward_idleness='all'), "reward_idleness='all', but it must be one of moved, largest"),
+    (dict(state='raw'), "state='raw', but it must be one of scaled, standardised"),
+    (dict(reward_loss_scale=0.), 'reward_loss_scale must be more than 0, but is 0.0'),
+])
+def test_wrong_options(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Relocator(3, IdlenessPruner(), UniformAllocator(3), **options)

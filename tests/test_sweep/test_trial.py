@@ -2,9 +2,12 @@
 import json
 
 import pytest
+import torch
 from tiny_task import write_images, write_task
 
 from mmprovpt.cli.lock import locked
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.runner import build_runner
 from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import final_trials, read_result, read_task, run_trial, search_trials, state_of, write_config
 from mmprovpt.sweep.trial import HISTORY, last_checkpoint
@@ -124,3 +127,26 @@ def test_trial_that_another_process_trains(task, tmp_path, monkeypatch):
 def test_unknown_metric(task, tmp_path):
     with pytest.raises(ConfigError, match=r"no metric 'mIoU'; the evaluation gives \['accuracy/top1'\]"):
         run_trial(search(task, tmp_path), 'search', 'mIoU')
+
+
+def test_an_average_is_tested_as_such(task, tmp_path):
+    """EMAHook's average is the score, and the last iterate stands beside it; each against the weights themselves."""
+    task.custom_hooks = [*task.get('custom_hooks', []), dict(type='EMAHook', momentum=0.02)]
+    task.train_cfg.val_interval = 100
+    trial, = final_trials(task, tmp_path / 'ema', 50., 0., 1)
+    write_config(trial)
+    result = run_trial(trial.folder, 'final', METRIC)
+    found = {}
+    for key in ('state_dict', 'ema_state_dict'):  # MMEngine saves the average as the weights
+        cfg = read_config(str(trial.folder.with_name('seed_0.py')))
+        cfg.update(work_dir=str(tmp_path / key), custom_hooks=[], load_from=None, val_dataloader=None, val_cfg=None,
+                   val_evaluator=None)
+        runner = build_runner(cfg)
+        saved = torch.load(last_checkpoint(trial.folder), weights_only=False)[key]
+        runner.model.load_state_dict({name.removeprefix('module.'): value for name, value in saved.items()
+                                      if name != 'steps'}, strict=False)
+        found[key] = runner.test()[METRIC]
+    assert result['score'] == result['metrics'][METRIC] == found['state_dict']
+    assert result['last_metrics'][METRIC] == found['ema_state_dict']
+    assert found['state_dict'] != found['ema_state_dict'], 'the two cannot be told apart here'
+    assert run_trial(search(task, tmp_path / 'grid'), 'search', METRIC)['last_metrics'] is not None

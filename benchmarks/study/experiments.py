@@ -1,0 +1,211 @@
+"""What is compared: arms, as configs and what they change. study.py runs them."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+TASKS = ('category', 'digits', 'count', 'location', 'orientation', 'size', 'cifar10_1k')
+TWO = ('category', 'size')  # on which methods are tuned
+IDLEST, TAYLOR = (dict(type='IdlenessPruner', criterion=name) for name in ('gate_fisher', 'taylor'))
+RANDOM, LEAST, ANY_IDLEST = (dict(type=name, criterion='gate_fisher')
+                             for name in ('RandomPruner', 'LeastIdlePruner', 'AnyIdlestPruner'))
+VPT = 'miniature_vtab/vpt'
+AUTHORS = "PRO-VPT, authors' code"
+STAY, UNIFORM, NEED, PPO = (dict(type=f'{name}Allocator') for name in ('Stay', 'Uniform', 'Need', 'PPO'))
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Attributes:
+        arm: Its name in tables.
+        task: One of TASKS, 'planted/<layout>', 'camvid' or 'detection'.
+        seed: Of the runner.
+        config: Its file in configs/, without '.py'.
+        options: Keys with dots, as --cfg-options takes them.
+        phase: 'search' is evaluated on val200, having trained on the other 800 images; 'final' on the test images.
+    """
+    arm: str
+    task: str
+    seed: int
+    config: str
+    options: dict[str, Any]
+    phase: str = 'final'
+
+
+def setting(epochs: int, lr: float, weight_decay: float = 1e-4, clip: float | None = 0.25,
+            cosine: bool = False) -> dict[str, Any]:
+    """Length and rates; the rate is constant, or has a tenth of the epochs for warm-up and then a cosine."""
+    begin = max(1, epochs // 10)
+    schedule = [dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=begin,
+                     convert_to_iter_based=True),
+                dict(type='CosineAnnealingLR', by_epoch=True, begin=begin, end=epochs, convert_to_iter_based=True)]
+    return {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': epochs, 'optim_wrapper.optimizer.lr': lr,
+            'optim_wrapper.optimizer.weight_decay': weight_decay,
+            'optim_wrapper.clip_grad': None if clip is None else dict(max_norm=clip),
+            'param_scheduler': schedule if cosine else []}
+
+
+def moving(pruner: dict, allocator: dict, arrival: str | dict = 'keep', **options) -> dict[str, Any]:
+    """The relocation hook alone among the custom hooks."""
+    return dict(custom_hooks=[dict(dict(type='mmprovpt.PromptRelocationHook', interval=1, by_epoch=True, pruner=pruner,
+                                        allocator=allocator, arrival=arrival), **options)])
+
+
+def gain() -> list[Run]:
+    """Where a gain comes from: the place, the new birth, the choice of the prompt, or only less overfitting?"""
+    base = setting(40, 0.3)
+    prompts = 'model.backbone.prompts.dropout'
+    arms = {
+        'static': {},
+        'idlest, in place, shrunk': moving(IDLEST, STAY, 'shrink'),
+        'idlest, moved at random, kept': moving(IDLEST, UNIFORM),
+        'idlest, moved at random, shrunk': moving(IDLEST, UNIFORM, 'shrink'),
+        'random, in place, shrunk': moving(RANDOM, STAY, 'shrink'),
+        'least idle, in place, shrunk': moving(LEAST, STAY, 'shrink'),
+        'idlest of any sign, in place, shrunk': moving(ANY_IDLEST, STAY, 'shrink'),
+        'idlest, in place, drawn anew': moving(IDLEST, STAY, 'reinit'),
+        'idlest, in place, shrunk, momentum 0': moving(IDLEST, STAY, dict(type='shrink', momentum='zero')),
+        'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'shrink'),
+        'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'shrink'),
+        'taylor, moved by PPO, kept (paper)': moving(TAYLOR, PPO),
+        'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'shrink'),
+        AUTHORS: {},
+        'idlest, in place, shrunk, every 4 iterations':
+            moving(IDLEST, STAY, 'shrink', by_epoch=False, interval=4),
+        'idlest, in place, shrunk, every 2 epochs': moving(IDLEST, STAY, 'shrink', interval=2),
+        'rows of constant length': dict(custom_hooks=[dict(type='mmprovpt.ConstantLengthHook')]),
+        'weight decay 0.001': {'optim_wrapper.optimizer.weight_decay': 1e-3},
+        'weight decay 0.01': {'optim_wrapper.optimizer.weight_decay': 1e-2},
+        'dropout 0': {prompts: 0.0},
+        'dropout 0.3': {prompts: 0.3},
+        'dropout 0.5': {prompts: 0.5},
+    }
+    return [Run(arm, task, seed, 'miniature_vtab/provpt_authors' if arm == AUTHORS else VPT, {**base, **options})
+            for seed in range(3) for arm, options in arms.items() for task in TWO]
+
+
+# Method → config, what it changes, learning rates to choose from, whether the rate falls, clip of the gradients' norm.
+METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
+    'linear': ('miniature_vtab/linear', {}, (0.02, 0.1, 0.5, 2.5), True, None),
+    'VPT-Deep, no clip': (VPT, {}, (0.0025, 0.005, 0.01, 0.02), True, None),
+    'VPT-Deep': (VPT, {}, (0.1, 0.3, 1.0, 3.0), True, 0.25),
+    'VPT-Deep, constant rate': (VPT, {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    'PRO-VPT, paper': (VPT, moving(TAYLOR, PPO), (0.0025, 0.005, 0.01, 0.02), False, None),
+    'PRO-VPT, authors': ('miniature_vtab/provpt_authors', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place, cosine': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
+}
+
+
+def tune() -> list[Run]:
+    """Four learning rates times two weight decays for each method, on two tasks."""
+    runs = []
+    for method, (config, options, rates, cosine, clip) in METHODS.items():
+        for task in TWO:
+            for lr in rates:
+                for decay in (1e-4, 1e-2):
+                    runs.append(Run(f'{method} | {lr:g} | {decay:g}', task, 0, config,
+                                    {**setting(10, lr, decay, clip, cosine), **options}, 'search'))
+    return sorted(runs, key=lambda run: TWO.index(run.task))
+
+
+# Planted truth: tasks whose labels follow from what a teacher's prompts change, and where it has them.
+LAYOUTS = dict(
+    early=[15] * 4 + [0] * 8, late=[0] * 8 + [15] * 4,
+    block_2=[0, 0, 12] + [0] * 9, block_6=[0] * 6 + [12] + [0] * 5)
+OTHERS = dict(early='late', late='early', block_2='block_6', block_6='block_2')
+
+
+def prompts_of(layout: list[int]) -> dict[str, Any]:
+    """A distribution to begin with."""
+    return {'model.backbone.prompts.num_tokens': layout}
+
+
+def uniform(layout: list[int]) -> list[int]:
+    """As many prompts, equally many in each block."""
+    return [sum(layout) // len(layout)] * len(layout)
+
+
+def layouts() -> list[Run]:
+    """Does it pay a student to have the teacher's layout? Only where it does, its recovery means something."""
+    return [Run(arm, f'planted/{task}', seed, VPT, {**setting(10, 0.3), **prompts_of(start)})
+            for seed in range(3) for task, layout in LAYOUTS.items()
+            for arm, start in (('uniform', uniform(layout)), ("teacher's", layout),
+                               ('another', LAYOUTS[OTHERS[task]]))]
+
+
+def recovery() -> list[Run]:
+    """How much of the planted layout is found from the uniform one, and what the student gains; four moves an epoch."""
+    task = 'early'
+    layout = LAYOUTS[task]
+    score_oracle = dict(type='OraclePruner', criterion='gate_fisher', layout=layout)
+    place_oracle = dict(type='OracleAllocator', layout=layout)
+    verified = dict(IDLEST, verify_top=12, verify_batches=4)
+
+    def four(*parts: Any) -> dict[str, Any]:
+        return moving(*parts, relocate_per_period=4)
+
+    arms = {
+        'uniform, static': {},
+        "teacher's, static": prompts_of(layout),
+        'random, moved at random, kept': four(RANDOM, UNIFORM),
+        'random, moved at random, shrunk': four(RANDOM, UNIFORM, 'shrink'),
+        'idlest, moved at random, shrunk': four(IDLEST, UNIFORM, 'shrink'),
+        'idlest, moved by need, shrunk': four(IDLEST, NEED, 'shrink'),
+        'idlest, moved by PPO, kept': four(IDLEST, PPO),
+        'idlest, moved by PPO, shrunk': four(IDLEST, PPO, 'shrink'),
+        'taylor, moved by PPO, kept': four(TAYLOR, PPO),
+        'taylor, moved by PPO, shrunk': four(TAYLOR, PPO, 'shrink'),
+        'verified, moved at random, shrunk': four(verified, UNIFORM, 'shrink'),
+        'idlest, moved by the oracle, shrunk': four(IDLEST, place_oracle, 'shrink'),
+        'oracle, moved at random, shrunk': four(score_oracle, UNIFORM, 'shrink'),
+        'oracle, moved by the oracle, kept': four(score_oracle, place_oracle),
+        'oracle, moved by the oracle, shrunk': four(score_oracle, place_oracle, 'shrink'),
+    }
+    base = {**setting(20, 0.3), **prompts_of(uniform(layout))}
+    return [Run(arm, f'planted/{task}', seed, VPT, {**base, **options})
+            for seed in range(3) for arm, options in arms.items()]
+
+
+# Dense tasks: configs, what is moved, learning rates to choose from.
+CAMVID, DETECTION = 'camvid/setr_pup_vit_s_{}_camvid', 'demo/mask_rcnn_swin_mini_{}_digits'
+AUTHORS_HOOK = dict(reward_idleness='largest', state='standardised', score_pass=True, score_clip=0.25)
+AUTHORS_PPO = dict(PPO, horizon=2, epochs=60, normalise='rollout', init='torch', max_grad_norm=None)
+DENSE = {
+    'frozen': ('frozen', {}),
+    'VPT-Deep': ('vpt', {}),
+    'PRO-VPT, paper': ('vpt', (TAYLOR, PPO, 'keep', {})),
+    'PRO-VPT, authors': ('vpt', (TAYLOR, AUTHORS_PPO, dict(type='shrink', in_place=False), AUTHORS_HOOK)),
+    're-birth in place': ('vpt', (IDLEST, STAY, 'shrink', {})),
+    'LoRA': ('lora', {}),
+    'full': ('full', {}),
+}
+
+
+def dense(task: str, rates: tuple[float, ...], seeds: int, phase: str) -> list[Run]:
+    """All methods at all rates; 'search' on one seed."""
+    # An epoch, and what the authors' code multiplies losses by: its batches / their size.
+    config, every, scale = dict(camvid=(CAMVID, dict(by_epoch=False, interval=46), 46 / 8),
+                                detection=(DETECTION, dict(by_epoch=True, interval=1), 32 / 4))[task]
+    runs = []
+    for seed in range(seeds):
+        for arm, (name, parts) in DENSE.items():
+            more = dict(reward_loss_scale=scale) if parts and parts[3] else {}
+            options = moving(*parts[:3], **{**parts[3], **more, **every}) if parts else {}
+            for lr in rates:
+                runs.append(Run(f'{arm} | {lr:g}' if phase == 'search' else arm, task, seed, config.format(name),
+                                {**options, 'optim_wrapper.optimizer.lr': lr}, phase))
+    return runs
+
+
+def tune_camvid() -> list[Run]:
+    """Four learning rates for each method, on one seed."""
+    return dense('camvid', (3e-4, 1e-3, 3e-3, 1e-2), 1, 'search')
+
+
+def tune_detection() -> list[Run]:
+    """The same for Mask R-CNN."""
+    return dense('detection', (1e-4, 2e-4, 5e-4, 1e-3), 1, 'search')
+
+
+EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(
+    gain=gain, tune=tune, layouts=layouts, recovery=recovery, tune_camvid=tune_camvid, tune_detection=tune_detection)

@@ -1,0 +1,168 @@
+"""What only the study needs: named by its configs, whose ``custom_imports`` imports this file."""
+from collections import deque
+
+import torch
+import torch.nn.functional as F
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import DATASETS, METRICS, MODELS
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS as SEGMENTORS
+from torch import Tensor
+
+from mmprovpt.datasets.vtab1k import VTAB1k
+from mmprovpt.prompts import find_prompts
+from mmprovpt.registry import HOOKS
+from mmprovpt.relocation import ALLOCATORS, PRUNERS, Allocator, IdlenessPruner
+
+BINS = 15  # of the calibration error
+
+
+@MODELS.register_module()
+class BFloat16Classifier(ImageClassifier):
+    """In bfloat16 autocast on CPUs, with attention as plain products: the fused one is slow for few tokens."""
+
+    def forward(self, *args, **kwargs):
+        torch.backends.cuda.enable_flash_sdp(False)  # CPUs obey it, too
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            return super().forward(*args, **kwargs)
+
+
+@SEGMENTORS.register_module()
+class BFloat16Segmentor(EncoderDecoder):
+    """In bfloat16 autocast on CPUs."""
+
+    def forward(self, *args, **kwargs):
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            return super().forward(*args, **kwargs)
+
+
+@DATASETS.register_module()
+class CachedVTAB1k(VTAB1k):
+    """Every image passes the pipeline once, which must not draw anything; for loading without workers."""
+
+    def __getitem__(self, index: int) -> dict:
+        if not hasattr(self, '_cache'):
+            self._cache: dict[int, dict] = {}
+        if int(index) not in self._cache:
+            self._cache[int(index)] = super().__getitem__(index)
+        return self._cache[int(index)]
+
+
+@METRICS.register_module()
+class Calibration(BaseMetric):
+    """Mean negative log-likelihood (nats) and expected calibration error (per cent) of a classifier."""
+
+    default_prefix = 'calibration'
+
+    def process(self, data_batch, data_samples) -> None:
+        """Keep scores and labels."""
+        self.results += [(sample['pred_score'].float().cpu(), int(sample['gt_label'])) for sample in data_samples]
+
+    def compute_metrics(self, results: list) -> dict:
+        """``nll`` and ``ece``."""
+        scores, labels = torch.stack([score for score, _ in results]), torch.tensor([label for _, label in results])
+        nll = F.nll_loss(scores.clamp_min(1e-12).log(), labels)
+        return dict(nll=float(nll), ece=100 * calibration_error(scores, labels))
+
+
+def calibration_error(scores: Tensor, labels: Tensor) -> float:
+    """Expected calibration error in [0, 1]: mean distance of confidence and accuracy over equal bins of confidence.
+
+    Args:
+        scores: (N, classes) float, probabilities.
+        labels: (N,) int64.
+    """
+    confidence, predicted = scores.max(1)
+    right = (predicted == labels).float()
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    differences = torch.zeros(BINS).index_add_(0, bins, confidence - right)
+    return float(differences.abs().sum() / len(labels))
+
+
+@PRUNERS.register
+class LeastIdlePruner(IdlenessPruner):
+    """A control: the prompt whose removal would cost most."""
+
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
+        """Whatever its sign."""
+        return self.pick(idleness, eligible)
+
+    def pick(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
+        """The least idle."""
+        return super().pick(-idleness, eligible)
+
+
+@PRUNERS.register
+class AnyIdlestPruner(IdlenessPruner):
+    """A control: the idlest, also where it does no harm; as many moves as with a random one."""
+
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
+        """Whatever its sign."""
+        return self.pick(idleness, eligible)
+
+
+@PRUNERS.register
+class OraclePruner(IdlenessPruner):
+    """A control that knows the best distribution: a prompt of the block that has most too many, the idlest of them."""
+
+    def __init__(self, layout: list, criterion: str = 'gate_fisher', **kwargs) -> None:
+        super().__init__(criterion, **kwargs)
+        self.layout = torch.tensor(layout)
+
+    def eligible(self, block_index: Tensor) -> Tensor:
+        """Those of that block; none where all blocks have what they should."""
+        surplus = torch.bincount(block_index, minlength=len(self.layout)) - self.layout
+        most = int(surplus.argmax())
+        return (block_index == most).nonzero().flatten() if surplus[most] > 0 else torch.zeros(0, dtype=torch.long)
+
+    def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
+        """Whatever its sign."""
+        return self.pick(idleness, eligible)
+
+
+@ALLOCATORS.register
+class OracleAllocator(Allocator):
+    """A control that knows the best distribution: the block that has most too few."""
+
+    def __init__(self, num_blocks: int, layout: list) -> None:
+        super().__init__(num_blocks)
+        self.layout = torch.tensor(layout)
+
+    def act(self, state: Tensor, signals=None) -> int:
+        """From the counts in the state."""
+        counts = (state[self.num_blocks:2 * self.num_blocks] + 1) * self.layout.sum() / self.num_blocks
+        return int((self.layout - counts).argmax())
+
+
+@HOOKS.register_module()
+class ConstantLengthHook(Hook):
+    """A control: after each step every row gets back the length it started with, so that steps do not shorten."""
+
+    def before_train(self, runner) -> None:
+        """Note the lengths."""
+        self.rows = find_prompts(runner.model).tokens
+        self.lengths = self.rows.detach().norm(dim=1, keepdim=True).clone()
+
+    @torch.no_grad()
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Scale the rows."""
+        self.rows.mul_(self.lengths / self.rows.norm(dim=1, keepdim=True))
+
+
+@HOOKS.register_module()
+class TrainingLossHook(Hook):
+    """Mean loss of the last ``window`` iterations, in ``training_loss.txt`` of the work directory."""
+
+    def __init__(self, window: int) -> None:
+        self.losses: deque[float] = deque(maxlen=window)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Add one."""
+        self.losses.append(float(outputs['loss']))
+
+    def after_train(self, runner) -> None:
+        """Write it."""
+        with open(f'{runner.work_dir}/training_loss.txt', 'w', encoding='utf-8') as file:
+            file.write(f'{sum(self.losses) / len(self.losses)}\n')

@@ -1,0 +1,205 @@
+#!/usr/bin/env python
+"""Run an experiment of experiments.py, one training after the other, and print its table.
+
+    python benchmarks/study/study.py gain
+    python benchmarks/study/study.py gain --shard 0/2 &  python benchmarks/study/study.py gain --shard 1/2
+    python benchmarks/study/study.py gain --table
+
+Each training that is finished is a line of RESULTS/<experiment>.jsonl, with the commit that it ran on; who starts the
+script again goes on behind it. Data and weights: docs/evidence/README.md.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from experiments import EXPERIMENTS, Run
+from mmengine.config import Config
+from tables import table
+from tqdm import tqdm
+
+import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
+from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.datasets.miniature_tasks import TASKS
+from mmprovpt.errors import ConfigError
+from mmprovpt.sweep import Trial, read_task, run_trial, write_config
+from mmprovpt.trust import only_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+AVERAGE = 0.05  # per step, of the exponential average of trained weights
+CLASSIFICATION_SPLITS = dict(search=('train800', 'val200'), final=('train800val200', 'test'))
+
+
+class Family(NamedTuple):
+    """Tasks that are set up and measured alike.
+
+    Attributes:
+        set_up: Changes a config for a run: data, precision, evaluators; arguments config, run, folder of data.
+        weights: File of the backbone's, in the folder of weights; None: those that the config names.
+        metrics: Short name → the evaluator's; the first one counts.
+        epoch: Its iterations.
+    """
+    set_up: Callable
+    weights: str | None
+    metrics: dict[str, str]
+    epoch: int
+
+
+def classification(cfg: Config, run: Run, data: Path) -> None:
+    """The miniature VTAB, CIFAR-10 and planted tasks."""
+    known = run.task in TASKS  # of the miniature; the others have ten classes, as category
+    root = str(data / 'miniature-vtab' if known else data)
+    for loader, split in zip(('train', _evaluation(run)), CLASSIFICATION_SPLITS[run.phase]):
+        cfg[f'{loader}_dataloader'].dataset.update(type='CachedVTAB1k', data_root=root, split=split, task=run.task)
+    cfg[f'{_evaluation(run)}_evaluator'] = [dict(type='Accuracy', topk=1), dict(type='Calibration')]
+    cfg.model.type = 'BFloat16Classifier'
+
+
+def camvid(cfg: Config, run: Run, data: Path) -> None:
+    """Street scenes; chosen on the validation images, tested on the test images."""
+    for loader in ('train', _evaluation(run)):
+        cfg[f'{loader}_dataloader'].dataset.data_root = str(data / 'camvid_240')
+    cfg.model.type = 'BFloat16Segmentor'
+
+
+def detection(cfg: Config, run: Run, data: Path) -> None:
+    """Digits in scenes: there is one set of validation images, for the choice and for the test."""
+    for loader in ('train', _evaluation(run)):
+        cfg[f'{loader}_dataloader'].dataset.data_root = f'{data}/miniature/'
+    cfg[f'{_evaluation(run)}_evaluator'].ann_file = f'{data}/miniature/annotations/instances_val.json'
+
+
+def _evaluation(run: Run) -> str:
+    return 'val' if run.phase == 'search' else 'test'
+
+
+FAMILIES = dict(
+    classification=Family(classification, 'vit_s14_dinov2_42.pth', dict(
+        accuracy='accuracy/top1', nll='calibration/nll', ece='calibration/ece'), 16),
+    camvid=Family(camvid, 'vit_s14_dinov2.pth', dict(miou='mIoU'), 46),
+    detection=Family(detection, None, dict(box_ap='coco/bbox_mAP', mask_ap='coco/segm_mAP'), 32))
+
+
+def family_of(run: Run) -> Family:
+    """That of a run's task."""
+    return FAMILIES.get(run.task, FAMILIES['classification'])
+
+
+def trial_of(run: Run, folder: Path, data: Path, weights: Path) -> Trial:
+    """The config of a training, and where it is run."""
+    family = family_of(run)
+    task = run.task if run.task in TASKS else 'category' if run.config.startswith('miniature_vtab/') else None
+    cfg = read_task(str(ROOT / f'configs/{run.config}.py'), run.options, task)
+    family.set_up(cfg, run, data)
+    if family.weights:
+        backbone = cfg.model.backbone.get('module', cfg.model.backbone)  # of LoRA
+        backbone.init_cfg.checkpoint = str(weights / family.weights)
+    for part in ('dataloader', 'evaluator', 'cfg'):
+        cfg[f'{"test" if run.phase == "search" else "val"}_{part}'] = None
+    cfg.custom_imports = dict(imports=['parts'], allow_failed_imports=False)
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='EMAHook', momentum=AVERAGE),
+                        dict(type='mmprovpt.TrainingLossHook', window=family.epoch)]
+    cfg.default_hooks.checkpoint.interval = -1  # a killed run of minutes begins anew
+    cfg.default_hooks.logger.interval = 1000
+    cfg.randomness = dict(seed=run.seed)
+    optimizer = cfg.optim_wrapper.optimizer
+    return Trial(folder, run.phase, optimizer.lr, optimizer.weight_decay, cfg)
+
+
+def key_of(row: dict | Run) -> tuple:
+    """What tells one training of an experiment from another."""
+    row = row._asdict() if isinstance(row, Run) else row
+    return row['arm'], row['task'], row['seed']
+
+
+def train(run: Run, args: argparse.Namespace) -> dict:
+    """A row of results."""
+    name = ''.join(c if c.isalnum() or c in '.-' else '_' for c in run.arm)
+    trial = trial_of(run, args.work_dir / args.experiment / run.task / name / f'seed_{run.seed}', args.data,
+                     args.weights)
+    start = time.process_time()
+    write_config(trial)
+    metrics = family_of(run).metrics
+    result = run_trial(trial.folder, run.phase, next(iter(metrics.values())))
+    found = dict(average=result.get('metrics') or {}, last=result.get('last_metrics') or {})
+    loss = trial.folder / 'training_loss.txt'
+    return dict(
+        experiment=args.experiment, arm=run.arm, task=run.task, seed=run.seed, phase=run.phase,
+        lr=trial.base_lr, weight_decay=trial.weight_decay,
+        error=result.get('error'),
+        **{f'{when}_{short}': _rounded(found[when].get(long)) for when in found for short, long in metrics.items()},
+        training_loss=_rounded(float(loss.read_text(encoding='utf-8'))) if loss.exists() else None,
+        moves=result.get('moves'), distribution=result.get('distribution'),
+        cpu_seconds=round(time.process_time() - start), commit=args.commit)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Finished trainings."""
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
+
+
+def commit_of() -> str:
+    """The commit of this checkout.
+
+    Raises:
+        ConfigError: Files differ from it.
+    """
+    git = ['git', '-C', str(ROOT)]
+    changed = subprocess.run([*git, 'status', '--porcelain', '--untracked-files=no', '--', 'mmprovpt', 'configs',
+                              'benchmarks/study/*.py'], capture_output=True, text=True, check=True).stdout
+    if changed:
+        raise ConfigError(f'commit first, so that results can name what they ran on; changed:\n{changed}')
+    return subprocess.run([*git, 'rev-parse', '--short=10', 'HEAD'], capture_output=True, text=True,
+                          check=True).stdout.strip()
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('experiment', choices=list(EXPERIMENTS))
+    parser.add_argument('--data', type=Path, default=ROOT / 'data', help='folder of miniature-vtab and cifar10_1k')
+    parser.add_argument('--weights', type=Path, default=ROOT / 'checkpoints',
+                        help='folder of vit_s14_dinov2_42.pth and vit_s14_dinov2.pth')
+    parser.add_argument('--results', type=Path, default=Path(__file__).parent / 'results')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/study')
+    parser.add_argument('--shard', default='0/1', help='i/n: every n-th training from the i-th')
+    parser.add_argument('--reverse', action='store_true', help='from the last training to the first')
+    parser.add_argument('--stop-at', metavar='HH:MM', help='start no training after this time')
+    parser.add_argument('--table', action='store_true', help='of what is there; train nothing')
+    return parser.parse_args()
+
+
+@user_errors()
+def main() -> None:
+    args = parse_args()
+    path = args.results / f'{args.experiment}.jsonl'
+    shard, shards = map(int, args.shard.split('/'))
+    runs = EXPERIMENTS[args.experiment]()[shard::shards]
+    if not args.table:
+        args.commit = commit_of()
+        args.results.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+        for run in tqdm(runs[::-1] if args.reverse else runs, unit='training', file=sys.stdout):
+            if args.stop_at and time.strftime('%H:%M') >= args.stop_at:
+                break
+            if key_of(run) in {key_of(row) for row in read_rows(path)}:
+                continue
+            with only_weights():
+                row = train(run, args)
+            with path.open('a', encoding='utf-8') as file:
+                file.write(json.dumps(row) + '\n')
+    print(table(read_rows(path)))
+
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()

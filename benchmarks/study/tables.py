@@ -1,0 +1,61 @@
+"""Tables of the study's results: means, and paired differences with their 95 % intervals."""
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+# Of Student's t, two-sided 95 %, by degrees of freedom.
+T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+       2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half of its 95 % interval (Student's t; NaN for less than two values)."""
+    count = len(values)
+    if count < 2:
+        return mean(values), math.nan
+    quantile = T95[count - 1] if count <= len(T95) else 1.96
+    return mean(values), quantile * stdev(values) / math.sqrt(count)
+
+
+def paired(rows: Sequence[dict], arm: str, baseline: str, key: str) -> dict[str, list[float]]:
+    """Differences of an arm and a baseline seed by seed, by task."""
+    values = {(row['arm'], row['task'], row['seed']): row[key] for row in rows if row.get(key) is not None}
+    found: dict[str, list[float]] = {}
+    for (name, task, seed), value in values.items():
+        if name == arm and (baseline, task, seed) in values:
+            found.setdefault(task, []).append(value - values[baseline, task, seed])
+    return found
+
+
+def table(rows: Sequence[dict], baseline: str | None = None) -> str:
+    """Markdown, a line for each task and arm, in the order of the file; differences are to the first arm."""
+    baseline = baseline or (rows[0]['arm'] if rows else '')
+    measures = [key.removeprefix('average_') for key in (rows[0] if rows else ()) if key.startswith('average_')]
+    head = ['task', 'arm', 'seeds', *(f'{measures[0]} ({when})' if cell else f'less "{baseline}"'
+                                      for when in ('average', 'last') for cell in (True, False)),
+            *(f'{name} (average)' for name in measures[1:]), 'training loss', 'moves'] if rows else []
+    lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
+    for task in dict.fromkeys(row['task'] for row in rows):
+        for arm in dict.fromkeys(row['arm'] for row in rows):
+            mine = [row for row in rows if (row['task'], row['arm']) == (task, arm)]
+            if not mine:
+                continue
+            cells = [task, arm, str(len(mine))]
+            for when in ('average', 'last'):
+                key = f'{when}_{measures[0]}'
+                cells += [_mean(mine, key, 1), _signed(paired(rows, arm, baseline, key).get(task, []))]
+            cells += [_mean(mine, f'average_{name}', 2) for name in measures[1:]]
+            lines.append('| ' + ' | '.join([*cells, _mean(mine, 'training_loss', 2), _mean(mine, 'moves', 0)]) + ' |')
+    return '\n'.join(lines)
+
+
+def _mean(rows: Sequence[dict], key: str, digits: int) -> str:
+    values = [row[key] for row in rows if row[key] is not None]
+    return f'{mean(values):.{digits}f}' if values else '–'
+
+
+def _signed(values: Sequence[float]) -> str:
+    if not values:
+        return '–'
+    middle, half = interval(values)
+    return f'{middle:+.1f}' + ('' if math.isnan(half) else f' ± {half:.1f}')

@@ -1,0 +1,97 @@
+"""benchmarks/study: its arithmetic, its controls, and that its experiments are made of configs that exist."""
+import importlib
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def study():
+    """The modules of the study, which stand beside each other, by their names."""
+    folder = str(ROOT / 'benchmarks/study')
+    sys.path.insert(0, folder)
+    try:
+        yield {name: importlib.import_module(name) for name in ('experiments', 'tables', 'parts', 'study')}
+    finally:
+        sys.path.remove(folder)
+
+
+def test_interval_by_hand(study):
+    """Of 1, 2, 3: 2 ± 4.303 · 1 / √3."""
+    middle, half = study['tables'].interval([1., 2., 3.])
+    assert middle == 2 and half == pytest.approx(4.303 / math.sqrt(3))
+    assert math.isnan(study['tables'].interval([5.])[1])
+
+
+def row(arm, task, seed, value):
+    return dict(arm=arm, task=task, seed=seed, average_accuracy=value, last_accuracy=value, training_loss=0.5, moves=3)
+
+
+def test_differences_are_paired_by_task_and_seed(study):
+    rows = [row('a', 't', 0, 50.), row('a', 't', 1, 60.), row('b', 't', 1, 63.), row('b', 't', 0, 51.),
+            row('b', 'u', 0, 99.)]
+    assert study['tables'].paired(rows, 'b', 'a', 'average_accuracy') == {'t': [3., 1.]}
+    lines = study['tables'].table(rows).splitlines()
+    assert lines[0].startswith('| task | arm | seeds | accuracy (average) | less "a" | accuracy (last) | less "a" |')
+    assert lines[3] == '| t | b | 2 | 57.0 | +2.0 ± 12.7 | 57.0 | +2.0 ± 12.7 | 0.50 | 3 |'
+
+
+def test_calibration_error_by_hand(study):
+    """Two bins: confidence 0.9 with half right, 0.6 with all right."""
+    scores = torch.tensor([[.9, .1], [.1, .9], [.6, .4]])
+    error = study['parts'].calibration_error(scores, torch.tensor([0, 0, 0]))
+    assert error == pytest.approx((abs(2 * .9 - 1) + abs(.6 - 1)) / 3, abs=1e-6)
+
+
+def test_oracles_reach_the_layout(study):
+    """From the uniform distribution, in as many moves as differ, whatever the scores."""
+    from mmprovpt.relocation import Relocator
+    layout = [6, 0, 2, 0]
+    blocks = torch.arange(8) % 4
+    subject = Relocator(4, study['parts'].OraclePruner(layout), study['parts'].OracleAllocator(4, layout))
+    for _ in range(4):
+        move, = subject.step(1., torch.randn(8), blocks)
+        blocks[move.prompt] = move.target
+    assert torch.bincount(blocks, minlength=4).tolist() == layout
+    assert subject.step(1., torch.randn(8), blocks) == []
+
+
+def test_rows_of_constant_length(study):
+    from test_hooks.toy_run import ToyModel
+    runner = type('Runner', (), dict(model=ToyModel()))()
+    hook = study['parts'].ConstantLengthHook()
+    hook.before_train(runner)
+    rows = runner.model.prompts.tokens
+    before = rows.detach().clone()
+    with torch.no_grad():
+        rows.mul_(torch.rand(len(rows), 1) + 1).add_(0.1)
+    hook.after_train_iter(runner, 0)
+    torch.testing.assert_close(rows.detach().norm(dim=1), before.norm(dim=1))
+    assert not torch.equal(rows.detach(), before)
+
+
+def test_experiments_name_configs_and_tell_runs_apart(study):
+    for name, make in study['experiments'].EXPERIMENTS.items():
+        runs = make()
+        keys = [study['study'].key_of(run) for run in runs]
+        assert len(set(keys)) == len(keys) > 0, name
+        assert all((ROOT / f'configs/{run.config}.py').exists() for run in runs), name
+
+
+def test_a_run_is_what_its_arm_says(study, tmp_path):
+    """Options reach the config, and the split, the evaluator and the average are those of the phase."""
+    run = next(run for run in study['experiments'].gain() if run.arm == 'idlest, in place, shrunk')
+    cfg = study['study'].trial_of(run, tmp_path, tmp_path / 'data', tmp_path / 'weights').cfg
+    assert cfg.train_cfg.max_epochs == 40 and cfg.optim_wrapper.clip_grad.max_norm == 0.25
+    hook, average, _ = cfg.custom_hooks
+    assert hook.allocator.type == 'StayAllocator' and hook.arrival == 'shrink' and average.momentum == 0.05
+    assert cfg.train_dataloader.dataset.split == 'train800val200' and cfg.test_dataloader.dataset.split == 'test'
+    assert cfg.val_dataloader is None and cfg.model.backbone.init_cfg.checkpoint.startswith(str(tmp_path))
+    search = study['study'].trial_of(run._replace(phase='search'), tmp_path, tmp_path, tmp_path).cfg
+    assert search.train_dataloader.dataset.split == 'train800' and search.val_dataloader.dataset.split == 'val200'
+    assert search.test_dataloader is None
