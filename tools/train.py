@@ -9,7 +9,7 @@ from mmprovpt.cli.lock import locked
 from mmprovpt.cli.options import add_common_options, load_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.cli.resuming import latest_checkpoint
-from mmprovpt.cli.runner import train
+from mmprovpt.cli.runner import run
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 
@@ -65,7 +65,7 @@ def main():
         cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
     check_files(cfg, ('train', 'val'))
     with locked(cfg.work_dir):
-        train(cfg)
+        run(cfg, 'train')
 
 
 if __name__ == '__main__':

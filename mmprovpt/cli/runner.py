@@ -60,12 +60,16 @@ class _Begun(Hook):
     def __init__(self) -> None:
         self.is_so = False
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch=None, mode: str = 'train') -> None:
         self.is_so = True
 
 
-def train(cfg: Config) -> None:
-    """Build a Runner and train. What is refused before the first iteration leaves nothing behind, as a failed build.
+def run(cfg: Config, what: str) -> None:
+    """Build a Runner and train or test. What is refused before the first iteration leaves nothing behind.
+
+    Args:
+        cfg: Of the Runner.
+        what: 'train' or 'test'.
 
     Raises:
         ConfigError: The config, or weights that it names, do not fit.
@@ -74,7 +78,7 @@ def train(cfg: Config) -> None:
     with _nothing_left(cfg, lambda error: isinstance(error, ConfigError) and not begun.is_so):
         runner = build_runner(cfg)
         runner.register_hook(begun)
-        runner.train()
+        getattr(runner, what)()
 
 
 @contextmanager
