@@ -26,7 +26,7 @@ def train(folder, *args):
 def trained(tmp_path_factory):
     """A folder in which two epochs were trained, into ``old``."""
     folder = tmp_path_factory.mktemp('resuming')
-    write_task(folder)
+    write_task(folder, 'test_dataloader, test_evaluator, test_cfg = val_dataloader, val_evaluator, val_cfg\n')
     done = train(folder, '--work-dir', folder / 'old', *TWO)
     assert done.returncode == 0, done.stderr
     return folder
@@ -126,3 +126,19 @@ def test_without_resume_training_starts_anew(trained, tmp_path, call, monkeypatc
     assert (tmp_path / 'epoch_1.pth').exists()
     call('train', 'task.py', '--work-dir', tmp_path / 'empty', '--resume', *TWO, 'experiment_name=empty')
     assert (tmp_path / 'empty/epoch_2.pth').exists()
+
+
+@pytest.mark.parametrize('way', ['load_from', 'init_cfg', 'resume', 'test'])
+def test_weights_that_do_not_fit_leave_no_folder(way, trained, call, monkeypatch):
+    """Of other prompts; the Runner was built by then, and had begun a log."""
+    monkeypatch.chdir(trained)
+    before, file = listing(trained), 'old/epoch_2.pth'
+    options = ['--work-dir', 'deep/new', '--cfg-options', 'model.backbone.prompts.num_tokens=3',
+               f'experiment_name={way}']
+    ways = dict(load_from=['train', 'task.py', *options, f'load_from={file}'],
+                init_cfg=['train', 'task.py', *options, 'model.backbone.init_cfg.type=Pretrained',
+                          f'model.backbone.init_cfg.checkpoint={file}', 'model.backbone.init_cfg.prefix=backbone.'],
+                resume=['train', 'task.py', '--resume', file, *options], test=['test', 'task.py', file, *options])
+    with pytest.raises(SystemExit, match='(?s)^error: .*prompts'):
+        call(*ways[way])
+    assert listing(trained) == before
