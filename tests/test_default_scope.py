@@ -1,4 +1,6 @@
 """Configs without a default scope, and MMEngine's pure Python ones with classes as types, through all tools."""
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
