@@ -62,10 +62,11 @@ def main():
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    latest = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else None
     check_files(cfg, ('train', 'val'))
     with locked(cfg.work_dir):
-        run(cfg, 'train')
+        run(cfg, 'train', latest)
 
 
 if __name__ == '__main__':

@@ -64,12 +64,14 @@ class _Begun(Hook):
         self.is_so = True
 
 
-def run(cfg: Config, what: str) -> None:
+def run(cfg: Config, what: str, latest: str | None = None) -> None:
     """Build a Runner and train or test. What is refused before the first iteration leaves nothing behind.
 
     Args:
         cfg: Of the Runner.
         what: 'train' or 'test'.
+        latest: The checkpoint from which a config that resumes without ``load_from`` goes on. It is not in the config,
+            which is kept in the work_dir, and by which a later run goes on from what is the latest then.
 
     Raises:
         ConfigError: The config, or weights that it names, do not fit.
@@ -78,6 +80,7 @@ def run(cfg: Config, what: str) -> None:
     with _nothing_left(cfg, lambda error: isinstance(error, ConfigError) and not begun.is_so):
         runner = build_runner(cfg)
         runner.register_hook(begun)
+        runner._load_from = latest or runner._load_from
         getattr(runner, what)()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from tiny_task import write_task
 
 from mmprovpt.cli.resuming import latest_checkpoint
@@ -57,6 +58,8 @@ def test_a_folder_that_was_moved_or_copied(how, trained, tmp_path):
     log, iterations = resumed(tmp_path / 'new')
     assert 'resumed epoch: 2, iter: 4' in log and str(tmp_path / 'new/epoch_2.pth') in log and iterations == 6
     assert (tmp_path / 'new/last_checkpoint').read_text() == str(tmp_path / 'new/epoch_3.pth')
+    cfg = Config.fromfile(tmp_path / 'new/task.py')  # by which a later run goes on from what is the latest then
+    assert cfg.resume and cfg.load_from is None
 
 
 @pytest.mark.parametrize('name', ['work_dirs/gone/a.pth', '/gone/a.pth', r'C:\gone\a.pth', 'a.pth\n'])
