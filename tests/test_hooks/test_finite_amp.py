@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
-from test_hooks.test_finite import NAN, BadGradient, assert_equal_runs
+from test_hooks.bad_steps import NAN, BadGradient, assert_equal_runs
 from test_hooks.toy_run import OVERFLOW, make_runner, read_rows
 from tiny_task import write_task
 
