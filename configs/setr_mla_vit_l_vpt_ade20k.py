@@ -10,5 +10,6 @@ model = dict(
     data_preprocessor=data_preprocessor,
     backbone=dict(_base_.backbone, _delete_=True, out_indices=[5, 11, 17, 23]))
 tta_pipeline = _base_.multi_scale
+optim_wrapper = dict(type='mmprovpt.FiniteOptimWrapper')
 default_hooks = dict(
     classes=dict(type='mmprovpt.ClassCheckHook'), seed=dict(type='mmprovpt.IterationSeedHook'))

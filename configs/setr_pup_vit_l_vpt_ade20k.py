@@ -10,5 +10,6 @@ _base_ = [
 data_preprocessor = _base_.in21k_pixels
 model = dict(data_preprocessor=data_preprocessor, backbone=dict(_base_.backbone, _delete_=True))
 tta_pipeline = _base_.multi_scale
+optim_wrapper = dict(type='mmprovpt.FiniteOptimWrapper')
 default_hooks = dict(
     classes=dict(type='mmprovpt.ClassCheckHook'), seed=dict(type='mmprovpt.IterationSeedHook'))

@@ -82,6 +82,8 @@ def test_written_config_trains(name, kind, call, tmp_path, capsys):
     base, cfg = Config.fromfile(base_file), Config.fromfile(out)
     hook = dict(type='mmprovpt.PromptRelocationHook', interval=10, by_epoch=False)
     assert cfg.custom_hooks == [*base.get('custom_hooks', []), hook]
+    assert cfg.default_hooks == dict(seed=dict(type='mmprovpt.IterationSeedHook'))
+    assert cfg.optim_wrapper.type == 'mmprovpt.FiniteOptimWrapper'
 
     before, model, place = build(base), build(cfg), PLACES[name]
     backbone = model.get_submodule(place)
@@ -109,6 +111,25 @@ def test_written_config_trains(name, kind, call, tmp_path, capsys):
     ours = {key for key in changed if place in key}
     # Adaptive rows start as 0, so what is multiplied by them has no gradient yet.
     assert f'{place}.prompts.tokens' in ours and ours <= trained and len(changed) > len(ours)
+
+
+@pytest.mark.parametrize('lines, seed, wrapper', [
+    ("optim_wrapper['type'] = 'OptimWrapper'", 'seed', 'mmprovpt.FiniteOptimWrapper'),
+    ("optim_wrapper['type'] = 'AmpOptimWrapper'", 'seed', 'AmpOptimWrapper'),
+    ("optim_wrapper = dict(type='MyWrapper', constructor='LearningRateDecayOptimWrapperConstructor', optimizer=dict())",
+     'seed', 'MyWrapper'),
+    ("optim_wrapper = dict(constructor='mine', a=dict(optimizer=dict()))", 'seed', None),
+    ("default_hooks = dict(mine=dict(type='mmprovpt.IterationSeedHook'))", 'mine', 'mmprovpt.FiniteOptimWrapper'),
+    ("default_hooks = dict(logger=None, timer=dict(type='IterTimerHook'))", 'seed', 'mmprovpt.FiniteOptimWrapper')])
+def test_guards_where_the_config_has_mmengines_own(lines, seed, wrapper, call, tmp_path):
+    """A type of the user's stays, and so does a hook that is there already."""
+    (tmp_path / 'base.py').write_text(DETECTION.replace('BACKBONE', SWIN) + lines)
+    call(tmp_path / 'base.py', '--out', tmp_path / 'new.py')
+    base, cfg = (Config.fromfile(tmp_path / name) for name in ('base.py', 'new.py'))
+    assert cfg.optim_wrapper.get('type') == wrapper
+    assert {**cfg.optim_wrapper, 'type': 0} == {**base.optim_wrapper, 'type': 0}
+    ours = dict(type='mmprovpt.IterationSeedHook')
+    assert cfg.default_hooks == {**base.get('default_hooks', {}), seed: ours}
 
 
 def test_printed_config_runs(call, tmp_path, monkeypatch, capsys):
@@ -214,6 +235,7 @@ def test_what_a_pure_python_config_is_told_works_as_printed(hooks, call, tmp_pat
     assert model.backbone.prompts.distribution.tolist() == [10, 10]
     hook = HOOKS.build(cfg.custom_hooks[-1])
     assert (hook.interval, hook.by_epoch) == (10, False) and len(cfg.custom_hooks) == 1 + bool(hooks)
+    assert HOOKS.build(cfg.default_hooks.seed) and cfg.optim_wrapper.type == 'mmprovpt.FiniteOptimWrapper'
     before = model.backbone.prompts.tokens.detach().clone()
     with DefaultScope.overwrite_default_scope('mmdet'):
         losses = batch('mmdet')

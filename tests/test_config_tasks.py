@@ -36,6 +36,7 @@ def test_every_config_is_read_without_a_task_and_logs_when_told():
         assert (logger.get('type'), logger.interval) == ('LoggerHook', 1), name
         # Of baselines and relocating runs alike: a pair of one seed is a pair.
         assert cfg.default_hooks.seed == dict(type='mmprovpt.IterationSeedHook'), name
+        assert cfg.optim_wrapper.type == 'mmprovpt.FiniteOptimWrapper', name
     for pattern, (methods, tasks) in FAMILIES.items():
         for method in methods:
             name = pattern.format(method)

@@ -1,4 +1,6 @@
 """Configs without a default scope, and MMEngine's pure Python ones with classes as types, through all tools."""
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -37,14 +39,15 @@ from mmprovpt.relocation import RandomPruner, UniformAllocator
 
 
 @pytest.fixture(params=['in full', 'classes'])
-def trained(request, tmp_path, call, monkeypatch, capsys):
+def trained(request, tmp_path, call, monkeypatch):
     """The folder of a task and of what a run of one epoch left in ``w``."""
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / 'images')
     text = IN_FULL if request.param == 'in full' else CLASSES
     (tmp_path / 'task.py').write_text(text.replace('ROOT', str(tmp_path / 'images')), encoding='utf-8')
     call('train', 'task.py', '--work-dir', 'w')
-    assert 'warning: PromptRelocationHook has interval=1, and training has 1 epochs' in capsys.readouterr().err
+    log, = Path('w').glob('*/*.log')
+    assert 'PromptRelocationHook has interval=1, and training has 1 epochs' in log.read_text()
     return tmp_path
 
 

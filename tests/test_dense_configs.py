@@ -93,7 +93,7 @@ def test_setr_is_mmsegs(head):
     changed = {key for key in differences(theirs, ours) if not key.startswith('model.backbone.')}
     values = {'backbone', 'in21k_pixels', 'multi_scale'}  # of _base_/setr_ade20k.py
     assert changed - values == {
-        'default_hooks.classes', 'default_hooks.seed', 'auto_scale_lr', 'tta_pipeline',
+        'default_hooks.classes', 'default_hooks.seed', 'optim_wrapper.type', 'auto_scale_lr', 'tta_pipeline',
         'data_preprocessor.mean', 'data_preprocessor.std',
         'model.data_preprocessor.mean', 'model.data_preprocessor.std'}
     backbone = ours['model']['backbone']
@@ -121,7 +121,8 @@ def test_mask_rcnn_is_mmdets():
             f'{get_installed_path("mmdet")}/.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_{theirs}_coco.py')
         ours = without_scopes(parse(f'mask_rcnn_swin_t_vpt{kind}_coco'))
         assert differences(theirs, ours) == {
-            'model.backbone.type', 'model.backbone.prompts', 'default_hooks.classes', 'default_hooks.seed'}
+            'model.backbone.type', 'model.backbone.prompts', 'default_hooks.classes', 'default_hooks.seed',
+            'optim_wrapper.type'}
         assert ours['val_evaluator']['metric'] == ours['test_evaluator']['metric'] == ['bbox', 'segm']
 
 

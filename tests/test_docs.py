@@ -1,5 +1,7 @@
 """What documents point to exists: links, anchors, files that text and code name; and the version is one."""
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,25 @@ def test_files_named_in_pages_exist(page):
     text = page.read_text(encoding='utf-8')
     named = re.findall(rf'(?<![\w/.-])(?:{"|".join(FOLDERS)})/[\w/.-]+\.(?:py|sh|json)(?!\w)', text)
     assert not {path for path in named if not (ROOT / path).is_file()}
+
+
+def test_rows_of_reliability_name_tests_that_are_there():
+    """And as many as they say; every row has its command."""
+    text = (ROOT / 'docs/reliability.md').read_text(encoding='utf-8')
+    cells = [line.strip('| ').split(' | ') for line in text.splitlines() if line.startswith('| ')]
+    rows = [row for row in cells if row[-1] != 'command']
+    assert len(rows) > 30 and all(len(row) == 4 for row in rows)
+    commands = [(int(number), command.strip('`').split()) for _, number, _, command in rows]
+    assert {words[0] for _, words in commands} == {'pytest', 'python'}
+    assert all((ROOT / words[1]).is_file() for _, words in commands if words[0] == 'python')
+    rows = [(number, words[1:]) for number, words in commands if words[0] == 'pytest']
+    names = sorted({name for _, words in rows for name in words})
+    done = subprocess.run([sys.executable, '-m', 'pytest', '--collect-only', '-q', *names], cwd=ROOT, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    found = [re.split(r'\[', line)[0] for line in done.stdout.splitlines() if '::' in line]
+    counts = {name: sum(each == name or each.startswith(f'{name}::') for each in found) for name in names}
+    assert [(sum(counts[name] for name in words), words) for _, words in rows] == rows
 
 
 def test_no_private_references():

@@ -90,6 +90,8 @@ def pure_python_heir(path: str) -> str:
     where = ''.join(f'[{part!r}]' for part in place.path.split('.'))
     hooks = '*custom_hooks, ' * bool(cfg.get('custom_hooks'))
     hook, _ = schedule(cfg, None)
+    lines = [f'{key}.update({", ".join(f"{name}={value!r}" for name, value in added.items())})\n' if cfg.get(key) else
+             f'{key} = {added!r}\n' for key, added in guards(cfg).items()]
     return f"""from mmengine.config import read_base
 
 with read_base():
@@ -98,7 +100,7 @@ with read_base():
 model{where}.update(
     type={prompted!r}, _scope_={library!r}, prompts=dict(type='StaticPrompts', num_tokens=10))
 custom_hooks = [{hooks}dict(type={hook["type"]!r}, interval={hook["interval"]}, by_epoch={hook["by_epoch"]})]
-"""
+{''.join(lines)}"""
 
 
 def find_backbone(cfg: Config) -> Place:
@@ -170,6 +172,19 @@ def schedule(cfg: Config, interval) -> tuple[dict, int]:
     if not 1 <= interval <= length:
         raise ConfigError(f'--interval {interval}, but it must be from 1 to {length}, the {unit} of the training')
     return dict(type=f'mmprovpt.{HOOK}', interval=interval, by_epoch=unit == 'epochs'), length // interval
+
+
+def guards(cfg: Config) -> dict:
+    """What resumes bit for bit and leaves out steps that are not finite, where the config has MMEngine's own."""
+    found = {}
+    hooks = (cfg.get('default_hooks') or {}).values()
+    if 'IterationSeedHook' not in [type_name(hook) for hook in [*hooks, *(cfg.get('custom_hooks') or [])] if hook]:
+        found['default_hooks'] = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
+    wrapper = cfg.get('optim_wrapper') or {}
+    # Another type is meant. Without one, and without an optimizer, it is a dict of several.
+    if type_name(wrapper) == 'OptimWrapper' or 'type' not in wrapper and 'optimizer' in wrapper:
+        found['optim_wrapper'] = dict(type='mmprovpt.FiniteOptimWrapper')
+    return found
 
 
 def full_learning_rate(cfg: Config, prompts: str) -> dict:
@@ -265,6 +280,7 @@ def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> tup
     rates = full_learning_rate(cfg, f'{place.path}.prompts')
     if rates:
         added.merge_from_dict(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=rates))))
+    added.merge_from_dict(guards(cfg))
     added.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     new = _load(f'_base_ = {osp.abspath(path)!r}\n' + added.pretty_text)
     numbers = find_prompts(build_uninitialised(new)).num_active

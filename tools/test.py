@@ -7,7 +7,7 @@ from mmengine.config import ConfigDict
 from mmprovpt.cli.config_parts import scope_of, type_name
 from mmprovpt.cli.options import add_common_options, load_config
 from mmprovpt.cli.preflight import check_files
-from mmprovpt.cli.runner import build_runner
+from mmprovpt.cli.runner import run
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import refuse_overwriting
@@ -80,7 +80,7 @@ def main():
     if args.tta:
         augment_tests(cfg)
     check_files(cfg, ('test',))
-    build_runner(cfg).test()
+    run(cfg, 'test')
 
 
 if __name__ == '__main__':

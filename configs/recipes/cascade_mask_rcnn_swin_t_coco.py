@@ -6,6 +6,7 @@ backbone = dict(
     convert_weights=True, init_cfg=dict(type='Pretrained', checkpoint=weights))
 model = dict(backbone=backbone, neck=dict(in_channels=[96, 192, 384, 768]))
 # As in MMDetection's configs of Swin.
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
+optim_wrapper = dict(
+    type='mmprovpt.FiniteOptimWrapper', optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
 default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1000, by_epoch=False)]

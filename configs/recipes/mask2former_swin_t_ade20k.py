@@ -4,6 +4,7 @@ _base_ = (__import__('mmengine').utils.get_installed_path('mmseg') +
 prompts = dict(type='StaticPrompts', num_tokens=10)
 model = dict(backbone=dict(type='mmprovpt.PromptedSwinTransformer', prompts=prompts))
 # Pre-trained weights have a tenth of the learning rate there. Prompts are new.
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone.prompts': dict(lr_mult=1.0)}))
+optim_wrapper = dict(
+    type='mmprovpt.FiniteOptimWrapper', paramwise_cfg=dict(custom_keys={'backbone.prompts': dict(lr_mult=1.0)}))
 default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1600, by_epoch=False)]

@@ -8,6 +8,7 @@ backbone = dict(
     init_cfg=dict(type='Pretrained', checkpoint='checkpoints/vit_b16_mae.pth', prefix='backbone.'))
 neck = dict(type='mmseg.MultiLevelNeck', in_channels=[768], out_channels=256, scales=[4, 2, 1, 0.5, 0.25])
 model = dict(backbone=backbone, neck=dict(neck, _delete_=True))
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
+optim_wrapper = dict(
+    type='mmprovpt.FiniteOptimWrapper', optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.05))
 default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1000, by_epoch=False)]

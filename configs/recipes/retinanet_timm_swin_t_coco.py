@@ -6,5 +6,6 @@ backbone = dict(
     model_name='swin_tiny_patch4_window7_224', pretrained=True, features_only=True, feature_cls='getter',
     out_indices=(1, 2, 3), strict_img_size=False)
 model = dict(backbone=backbone, neck=dict(in_channels=[192, 384, 768], start_level=0))
+optim_wrapper = dict(type='mmprovpt.FiniteOptimWrapper')
 default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1000, by_epoch=False)]

@@ -5,5 +5,6 @@ _base_ = (__import__('mmengine').utils.get_installed_path('mmseg') +
 backbone = dict(
     type='mmprovpt.PromptedVisionTransformer', prompts=dict(type='StaticPrompts', num_tokens=10), patch_bias=True)
 model = dict(backbone=backbone)
+optim_wrapper = dict(type='mmprovpt.FiniteOptimWrapper')
 default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1600, by_epoch=False)]

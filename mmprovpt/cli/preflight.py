@@ -9,7 +9,7 @@ from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
 from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
 
-from .config_parts import find_hooks, has_lora, type_name
+from .config_parts import has_lora, type_name
 from .weight_files import weights_fault
 
 # These fetch what is missing.
@@ -73,18 +73,6 @@ def _beside_config(cfg, path):
     """The absolute path that a relative one means from the config's folder; None if it is no other than from here."""
     folder = osp.dirname(osp.abspath(getattr(cfg, 'filename', None) or 'here'))
     return osp.join(folder, path) if not osp.isabs(path) and folder != os.getcwd() else None
-
-
-def unused_schedules(cfg) -> list[str]:
-    """A sentence for each relocation hook whose first period is not over before training is: no prompt moves then."""
-    loop, found = cfg.get('train_cfg') or {}, []
-    for hook in find_hooks(cfg):
-        unit = 'epochs' if hook.get('by_epoch', True) else 'iters'
-        length, interval = loop.get(f'max_{unit}'), hook.get('interval', 1)
-        if isinstance(length, int) and isinstance(interval, int) and interval >= length:
-            found.append(f'{type_name(hook)} has interval={interval}, and training has {length} {unit}: no prompt will '
-                         'ever move; give a shorter interval, or leave out the hook')
-    return found
 
 
 def _named_files(cfg, phases):

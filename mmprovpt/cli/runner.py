@@ -1,11 +1,14 @@
 """Models and Runners of configs for GPUs, on CPU too."""
 import atexit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
@@ -48,19 +51,60 @@ def build_runner(cfg: Config) -> Runner:
     checks_classes = (cfg.get('default_hooks') or {}).pop('classes', {})
     if checks_classes:
         cfg.default_hooks.classes = checks_classes
-    before = _log_files()
-    with removing_empty(cfg.work_dir):
-        try:
-            runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        except BaseException:
-            for path in _log_files() - before:
-                _remove_log(path)
-            raise
+    with _nothing_left(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if not any(isinstance(hook, PromptCheckHook) for hook in runner.hooks):
         runner.register_hook(PromptCheckHook())
     if checks_classes == {} and not hasattr(runner.model, 'language_model'):
         runner.register_hook(ClassCheckHook(heads_only=True))
     return runner
+
+
+class _Begun(Hook):
+    """Whether an iteration has."""
+
+    def __init__(self) -> None:
+        self.is_so = False
+
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch=None, mode: str = 'train') -> None:
+        self.is_so = True
+
+
+def run(cfg: Config, what: str, latest: str | None = None) -> None:
+    """Build a Runner and train or test. What is refused before the first iteration leaves nothing behind.
+
+    Args:
+        cfg: Of the Runner.
+        what: 'train' or 'test'.
+        latest: The checkpoint from which a config that resumes without ``load_from`` goes on. It is not in the config,
+            which is kept in the work_dir, and by which a later run goes on from what is the latest then.
+
+    Raises:
+        ConfigError: The config, or weights that it names, do not fit.
+    """
+    begun = _Begun()
+    with _nothing_left(cfg, lambda error: isinstance(error, ConfigError) and not begun.is_so):
+        runner = build_runner(cfg)
+        runner.register_hook(begun)
+        runner._load_from = latest or runner._load_from
+        getattr(runner, what)()
+
+
+@contextmanager
+def _nothing_left(cfg: Config, refused: Callable[[BaseException], bool] = lambda error: True) -> Iterator[None]:
+    """Where the block raises what counts as refused, take away what its Runner has written, and empty folders."""
+    copy = Path(cfg.work_dir, Path(cfg.filename).name) if getattr(cfg, 'filename', None) else None
+    logs, copied = _log_files(), copy is not None and copy.exists()
+    with removing_empty(cfg.work_dir):
+        try:
+            yield
+        except BaseException as error:
+            new = _log_files() - logs if refused(error) else set()
+            for path in new:
+                _remove_log(path)
+                if copy is not None and not copied:
+                    copy.unlink(missing_ok=True)
+            raise
 
 
 def _log_files() -> set[Path]:
@@ -70,7 +114,7 @@ def _log_files() -> set[Path]:
 
 
 def _remove_log(path: Path) -> None:
-    """Remove the log of a Runner that was not built, what its visualizer keeps of the config, and their folders."""
+    """Remove the log of a Runner that has not trained, what its visualizer keeps of the config, and their folders."""
     pictures = path.parent / 'vis_data'
     for file in (path, pictures / 'config.py'):
         file.unlink(missing_ok=True)

@@ -3,12 +3,12 @@ import mmprovpt.registry  # noqa: F401  first: without MMEngine it says what to 
 
 from .checkpoint_hook import PromptCheckpointHook
 from .class_check import ClassCheckHook
-from .finite import FiniteOptimWrapper
+from .finite import FiniteAmpOptimWrapper, FiniteOptimWrapper
 from .iteration_seed_hook import IterationSeedHook
 from .prompt_check import PromptCheckHook
 from .relocation_hook import PromptRelocationHook
 
 __all__ = [
-    'ClassCheckHook', 'FiniteOptimWrapper', 'IterationSeedHook', 'PromptCheckHook', 'PromptCheckpointHook',
-    'PromptRelocationHook'
+    'ClassCheckHook', 'FiniteAmpOptimWrapper', 'FiniteOptimWrapper', 'IterationSeedHook', 'PromptCheckHook',
+    'PromptCheckpointHook', 'PromptRelocationHook'
 ]

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmprovpt.backbones import prompted_backbones, share_frozen, tuned_state_dict
+from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
 from mmprovpt.registry import HOOKS
 
@@ -41,7 +42,7 @@ class PromptCheckpointHook(CheckpointHook):
         **kwargs: Of :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        ValueError: Before training, if the model has no backbone with prompts, or its parameters may be sharded.
+        ConfigError: Before training, if the model has no backbone with prompts, or its parameters may be sharded.
         DivergedError: When saving, on all ranks, if trained weights, statistics of norms, averages or the optimizer's
             state are not finite.
     """
@@ -69,7 +70,7 @@ class PromptCheckpointHook(CheckpointHook):
             try:
                 prompted_backbones(unwrapped(runner.model))
             except ValueError as error:
-                raise ValueError(f'{error}: give PromptCheckpointHook save_only_tuned=False') from None
+                raise ConfigError(f'{error}: give PromptCheckpointHook save_only_tuned=False') from None
         kept = runner.message_hub.runtime_info.get('keep_ckpt_ids')
         if kept and self.max_keep_ckpts > 0 and self.filename_tmpl.format(0) == self.filename_tmpl.format(1):
             # Of more steps than are kept, upstream would now remove the only file, which all of them have.

@@ -4,7 +4,7 @@ import torch
 from mmengine import dist
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,13 +67,25 @@ def loss_factor(optim_wrapper: OptimWrapper, device: torch.device) -> Tensor:
     return factor if scaler is None else scaler.scale(torch.ones(1, device=device)) * factor
 
 
-def require_equal_epochs(runner: Runner) -> None:
-    """Check that all processes are done with an epoch at once; else they would wait for each other for ever.
+def check_schedule(runner: Runner, interval: int, by_epoch: bool) -> None:
+    """Check that all processes are done with an epoch at once (else they would wait for each other for ever).
+
+    And warn where training is over before the second period begins, which is when a prompt moves.
+
+    Args:
+        runner: Which is about to train.
+        interval, by_epoch: Length of a period, in epochs or iterations.
 
     Raises:
-        ConfigError: Their epochs differ in length.
+        ConfigError: Epochs of the processes differ in length.
     """
-    lengths = [int(length) for length in dist.all_gather(torch.tensor([len(runner.train_dataloader)]))]
-    if len(set(lengths)) > 1:
-        raise ConfigError(f'The processes have epochs of {lengths} batches, but must have equal ones: set '
-                          'round_up=True in the sampler of train_dataloader')
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        lengths = [int(length) for length in dist.all_gather(torch.tensor([len(runner.train_dataloader)]))]
+        if len(set(lengths)) > 1:
+            raise ConfigError(f'The processes have epochs of {lengths} batches, but must have equal ones: set '
+                              'round_up=True in the sampler of train_dataloader')
+    length = runner.max_epochs if by_epoch else runner.max_iters
+    if interval >= length:
+        runner.logger.warning(f'PromptRelocationHook has interval={interval}, and training has {length} '
+                              f'{"epochs" if by_epoch else "iterations"}: no prompt will ever move; give a shorter '
+                              'interval, or leave out the hook')

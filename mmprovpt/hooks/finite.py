@@ -1,11 +1,12 @@
 """Steps and checkpoints that are finite, or are not made."""
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from mmengine import dist
 from mmengine.logging import print_log
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -17,8 +18,89 @@ from .find import optim_wrappers
 LAG = 8  # steps after which the host asks a GPU whether one was finite, which it then knows
 
 
+class _Guarded:
+    """What leaves steps out; in front of a class of MMEngine in a class's bases."""
+
+    def __init__(self, *args, max_skipped: int = 10, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if type(max_skipped) is not int or max_skipped < 1:
+            raise ConfigError(f'max_skipped must be an int >= 1, but is {max_skipped!r}')
+        self.max_skipped = max_skipped
+        self.skipped = 0
+        self._in_a_row = 0
+        self._unseen: deque = deque()  # of the last steps: iteration, whether it was finite, event of the device
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """As upstream; all gradients are NaN if the loss is not finite, a scalar."""
+        seed = torch.where(loss.detach().isfinite(), 1., torch.nan).to(loss.dtype)
+        super().backward(loss, gradient=seed, **kwargs)
+
+    def step(self, **kwargs) -> None:
+        """As upstream, if all gradients are finite."""
+        finite = self._is_finite()
+        # The first step makes the optimizer's state; left out by the kernel, it would leave memory that is not set.
+        if not finite.is_cuda or not self.optimizer.state or not _skips_by_itself(self.optimizer):
+            self._note(bool(finite))
+            if finite:
+                super().step(**kwargs)
+            else:
+                self._leave_out()
+            return
+        copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._note(copy, event)
+        with self._left_out_by_kernel(finite.logical_not().float()):
+            super().step(**kwargs)
+
+    def _leave_out(self) -> None:
+        """What else there is to do in place of a step."""
+
+    @contextmanager
+    def _left_out_by_kernel(self, found_inf: Tensor) -> Iterator[None]:
+        """Have the optimizer leave out its step if this is 1."""
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, found_inf
+        try:
+            yield
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+
+    def _is_hopeless(self) -> bool:
+        """Whether steps are left out for another reason than a loss scale that is still too large."""
+        return True
+
+    def _is_finite(self) -> Tensor:
+        """Whether all gradients are, one element on their device."""
+        grads = [parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
+                 if parameter.grad is not None]
+        return get_total_norm(grads, torch.inf).isfinite() if grads else torch.tensor(True)
+
+    def _note(self, finite: bool | Tensor, event: torch.cuda.Event | None = None) -> None:
+        self._unseen.append((self.message_hub.get_info('iter', -1) + 1, finite, event))
+        while self._unseen and (self._unseen[0][2] is None or len(self._unseen) > LAG):
+            self._see(*self._unseen.popleft())
+
+    def _see(self, iteration: int, finite: bool | Tensor, event: torch.cuda.Event | None) -> None:
+        if event is not None:
+            event.synchronize()  # of a step long done
+        if finite:
+            self._in_a_row = 0
+        else:
+            self._in_a_row += 1
+            self.skipped += 1
+            print_log(f'The step of iteration {iteration} is left out: its loss or gradient is not finite ('
+                      f'{self._in_a_row} in a row, {self.skipped} in all)', logger='current', level=30)
+        if self.skipped:
+            self.message_hub.update_scalar('train/skipped_steps', self.skipped)
+        if self._in_a_row >= self.max_skipped and self._is_hopeless():
+            raise DivergedError(
+                f'the loss or gradient of {self._in_a_row} steps in a row was not finite, the last that of iteration '
+                f'{iteration}. Resume from the last checkpoint with a lower learning rate or clip_grad, or find the '
+                'data that do this')
+
+
 @OPTIM_WRAPPERS.register_module()
-class FiniteOptimWrapper(OptimWrapper):
+class FiniteOptimWrapper(_Guarded, OptimWrapper):
     """MMEngine's OptimWrapper, but a step whose loss or gradient is not finite is left out, on all ranks alike.
 
     Parameters and the optimizer's state stay as they were. A loss that is not finite makes every gradient NaN, which
@@ -45,67 +127,29 @@ class FiniteOptimWrapper(OptimWrapper):
         DivergedError: In training, on all ranks: ``max_skipped`` steps in a row were left out.
     """
 
-    def __init__(self, *args, max_skipped: int = 10, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if type(max_skipped) is not int or max_skipped < 1:
-            raise ConfigError(f'max_skipped must be an int >= 1, but is {max_skipped!r}')
-        self.max_skipped = max_skipped
-        self.skipped = 0
-        self._in_a_row = 0
-        self._unseen: deque = deque()  # of the last steps: iteration, whether it was finite, event of the device
 
-    def backward(self, loss: Tensor, **kwargs) -> None:
-        """As upstream; all gradients are NaN if the loss is not finite, a scalar."""
-        seed = torch.where(loss.detach().isfinite(), 1., torch.nan).to(loss.dtype)
-        super().backward(loss, gradient=seed, **kwargs)
+@OPTIM_WRAPPERS.register_module()
+class FiniteAmpOptimWrapper(_Guarded, AmpOptimWrapper):
+    """The same of MMEngine's AmpOptimWrapper, for mixed precision.
 
-    def step(self, **kwargs) -> None:
-        """As upstream, if all gradients are finite."""
-        finite = self._is_finite()
-        # The first step makes the optimizer's state; left out by the kernel, it would leave memory that is not set.
-        if not finite.is_cuda or not self.optimizer.state or not _skips_by_itself(self.optimizer):
-            self._note(bool(finite))
-            if finite:
-                super().step(**kwargs)
-            return
-        copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._note(copy, event)
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, finite.logical_not().float()
-        try:
-            super().step(**kwargs)
-        finally:
-            del self.optimizer.grad_scale, self.optimizer.found_inf
+    Its loss scaler halves a dynamic scale after each step that is left out, since the scale may be the reason: training
+    stops after ``max_skipped`` in a row only once the scale has come down to 1, or if it is fixed.
 
-    def _is_finite(self) -> Tensor:
-        """Whether all gradients are, one element on their device."""
-        grads = [parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
-                 if parameter.grad is not None]
-        return get_total_norm(grads, torch.inf).isfinite() if grads else torch.tensor(True)
+    Args:
+        max_skipped (int): As of :class:`FiniteOptimWrapper`.
+        *args, **kwargs: Of :class:`mmengine.optim.AmpOptimWrapper`.
+    """
 
-    def _note(self, finite: bool | Tensor, event: torch.cuda.Event | None = None) -> None:
-        self._unseen.append((self.message_hub.get_info('iter', -1) + 1, finite, event))
-        while self._unseen and (self._unseen[0][2] is None or len(self._unseen) > LAG):
-            self._see(*self._unseen.popleft())
+    def _leave_out(self) -> None:
+        if self.loss_scaler.is_enabled():  # it is not for a CPU
+            self.loss_scaler.unscale_(self.optimizer)  # finds what is not finite, and update takes that into account
+            self.loss_scaler.update(self._scale_update_param)
 
-    def _see(self, iteration: int, finite: bool | Tensor, event: torch.cuda.Event | None) -> None:
-        if event is not None:
-            event.synchronize()  # of a step long done
-        if finite:
-            self._in_a_row = 0
-        else:
-            self._in_a_row += 1
-            self.skipped += 1
-            print_log(f'The step of iteration {iteration} is left out: its loss or gradient is not finite ('
-                      f'{self._in_a_row} in a row, {self.skipped} in all)', logger='current', level=30)
-        if self.skipped:
-            self.message_hub.update_scalar('train/skipped_steps', self.skipped)
-        if self._in_a_row >= self.max_skipped:
-            raise DivergedError(
-                f'the loss or gradient of {self._in_a_row} steps in a row was not finite, the last that of iteration '
-                f'{iteration}. Resume from the last checkpoint with a lower learning rate or clip_grad, or find the '
-                'data that do this')
+    def _left_out_by_kernel(self, found_inf: Tensor) -> AbstractContextManager:
+        return nullcontext() if self.loss_scaler.is_enabled() else super()._left_out_by_kernel(found_inf)
+
+    def _is_hopeless(self) -> bool:
+        return self._scale_update_param is not None or self.loss_scaler.get_scale() <= 1
 
 
 def _skips_by_itself(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,6 +1,6 @@
 """Prompt relocation inside an MMEngine Runner."""
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.kinds import check_types
@@ -8,7 +8,7 @@ from mmprovpt.registry import HOOKS
 from mmprovpt.relocation import RelocationSession
 from mmprovpt.relocation.session import check_session_options
 
-from .find import find_optim_wrapper, find_relocating_prompts, loss_factor, require_equal_epochs
+from .find import check_schedule, find_optim_wrapper, find_relocating_prompts, loss_factor
 from .iteration_seed_hook import IterationSeedHook
 from .randomness import fixed_randomness
 from .records import Records
@@ -103,9 +103,8 @@ class PromptRelocationHook(Hook):
                                   "IterationSeedHook')), in both")
 
     def before_train(self, runner: Runner) -> None:
-        """Find the averages, which their hooks have made by now."""
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            require_equal_epochs(runner)
+        """Check the schedule, and find the averages, which their hooks have made by now."""
+        check_schedule(runner, self.interval, self.by_epoch)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 self.session.add_average(hook.ema_model)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mmprovpt.errors import ConfigError
 from mmprovpt.kinds import Kinds
 
 if TYPE_CHECKING:
@@ -224,12 +225,12 @@ class Criterion:
         """Continue the period of ``state``.
 
         Raises:
-            ValueError: It is about another number of prompts.
+            ConfigError: It is about another number of prompts.
         """
         sums = state['sums']
         if sums.shape != self.sums.shape:
-            raise ValueError(f'the idleness state is about {(len(sums) - 4) // 2} prompts, '
-                             f'but the model has {self.num_prompts}')
+            raise ConfigError(f'the idleness state is about {(len(sums) - 4) // 2} prompts, but the model has '
+                              f'{self.num_prompts}: resume with the num_tokens of the run that wrote it')
         self.sums.copy_(sums)
         self.scoring, self._is_open, self._begun = False, False, state['begun']
 

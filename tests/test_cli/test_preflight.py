@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmprovpt.cli import preflight
 from mmprovpt.cli.options import read_config
-from mmprovpt.cli.preflight import check_files, unused_schedules
+from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
 
 
@@ -251,14 +251,3 @@ def test_weights_in_neither_place_name_both(elsewhere):
     text = message(read_config('../project/config.py'))
     for name in ('vit.pth', 'all.pth'):
         assert f'looked for: {elsewhere}/here/{name} and {elsewhere}/project/{name}\n' in text
-
-
-@pytest.mark.parametrize('hook, loop, warned', [
-    (dict(interval=5), dict(max_epochs=5), True), (dict(interval=4), dict(max_epochs=5), False),
-    ({}, dict(max_epochs=1), True), (dict(interval=5, by_epoch=False), dict(max_iters=4), True),
-    (dict(interval=5, by_epoch=False), dict(max_iters=6), False),
-    (dict(interval=500, by_epoch=False), dict(max_epochs=4), False), (None, dict(max_epochs=1), False)])
-def test_an_interval_after_which_training_is_over(hook, loop, warned):
-    hooks = [] if hook is None else [dict(hook, type='mmprovpt.PromptRelocationHook')]
-    found = unused_schedules(Config(dict(custom_hooks=hooks, train_cfg=loop)))
-    assert len(found) == warned and all('no prompt will ever move' in sentence for sentence in found)

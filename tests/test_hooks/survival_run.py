@@ -71,9 +71,11 @@ def train(folder, case=None, kill=None, hooks=(), **options):
     runner = make_runner(folder, hooks=[losses, *hooks, *([] if kill is None else [KillMinus9(kill)])], **options)
     runner.train()
     hook = relocation_hook(runner)
-    momentum = runner.optim_wrapper.optimizer.state[hook.session.prompts.tokens]['momentum_buffer']
     tensors = {name.removeprefix('module.'): value for name, value in runner.model.state_dict().items()}
-    return dict(tensors, momentum=momentum), read_rows(folder), losses.losses
+    momentum = runner.optim_wrapper.optimizer.state[hook.session.prompts.tokens].get('momentum_buffer')
+    if momentum is not None:
+        tensors['momentum'] = momentum
+    return tensors, read_rows(folder), losses.losses
 
 
 def main(jobs):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from test_hooks.bad_steps import NAN, BadGradient, assert_equal_runs
 from test_hooks.test_survival import finish, start
-from test_hooks.toy_run import ToyModel, make_runner
+from test_hooks.toy_run import make_runner
 from torch import nn
 
 from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.hooks import FiniteOptimWrapper
 
-NAN = float('nan')
 FINITE = 'mmprovpt.FiniteOptimWrapper'
 
 
@@ -30,31 +30,10 @@ class Reference(OptimWrapper):
             self._inner_count += 1
 
 
-class BadGradient(ToyModel):
-    """Iterations of which the loss is finite and the gradient is not."""
-    bad = 3, 4, 9
-
-    def forward(self, inputs, targets=None, mode='tensor'):
-        result = super().forward(inputs, targets, mode)
-        if mode == 'loss':
-            self.count = getattr(self, 'count', 0) + 1
-            if self.count in self.bad:
-                weight = self.head.weight
-                result['loss'] = result['loss'] + (weight - weight.detach()).abs().sum().sqrt()  # 0; its slope is NaN
-        return result
-
-
 def trained(folder, wrapper, optimizer, model=None, **options):
     runner = make_runner(folder, model=model, optim_wrapper=dict(type=wrapper, optimizer=optimizer), **options)
     runner.train()
     return runner
-
-
-def assert_equal_runs(one, other):
-    for a, b in ((one.model.state_dict(), other.model.state_dict()),
-                 *zip(one.optim_wrapper.optimizer.state.values(), other.optim_wrapper.optimizer.state.values())):
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize('optimizer', [

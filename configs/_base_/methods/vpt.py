@@ -3,7 +3,9 @@ default_scope = 'mmpretrain'
 
 # lr = base * batch size / 256. Which base and weight decay won the grid of a task is not published; tools/sweep.py
 # finds out. Until then base 2.5 and weight decay 0.0001 (why: docs/how-to/classification.md).
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=2.5 * 64 / 256, momentum=0.9, weight_decay=0.0001))
+optim_wrapper = dict(
+    type='mmprovpt.FiniteOptimWrapper',  # leaves out steps that are not finite; else MMEngine's own
+    optimizer=dict(type='SGD', lr=2.5 * 64 / 256, momentum=0.9, weight_decay=0.0001))
 auto_scale_lr = dict(base_batch_size=64)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),
