@@ -72,7 +72,7 @@ class PromptRelocationHook(Hook):
             raise ConfigError(f'interval must be an int >= 1, but is {interval!r}')
         check_types(PromptRelocationHook, dict(by_epoch=by_epoch, score_pass=score_pass, score_clip=score_clip))
         # Built once for nothing, of any number of blocks: what is wrong shows before models and data are built.
-        self._options = check_session_options(dict(pruner), dict(allocator), **options)
+        self._options = check_session_options(pruner, allocator, **options)
         self.interval = interval
         self.by_epoch = by_epoch
         self._score_pass, self._score_clip = score_pass, score_clip

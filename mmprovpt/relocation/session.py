@@ -453,10 +453,10 @@ def check_session_options(pruner: dict, allocator: dict, **options) -> dict:
         raise ConfigError(f'PromptRelocationHook has no argument {", ".join(map(repr, unknown))}; beside its own it '
                           f'takes {", ".join(sorted(defaults))}')
     check_types(RelocationSession, options)
-    whole = dict(defaults, **options, pruner=pruner, allocator=allocator)
+    whole = dict(defaults, **options)
     build_arrival(whole['arrival'])
-    chosen = ALLOCATORS.build(allocator, num_blocks=2, seed=0)
+    chosen, pruner_ = ALLOCATORS.build(allocator, num_blocks=2, seed=0), PRUNERS.build(pruner, seed=0)
     decides = {name: whole[name] for name in RELOCATOR_OPTIONS}
-    (chosen.relocator_type or Relocator)(2, PRUNERS.build(pruner, seed=0), chosen, **decides)
+    (chosen.relocator_type or Relocator)(2, pruner_, chosen, **decides)
     PeriodLoss(whole['loss_tail'], torch.device('cpu'))
-    return whole
+    return dict(whole, pruner=dict(pruner), allocator=dict(allocator))
