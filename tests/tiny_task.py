@@ -24,6 +24,7 @@ val_evaluator = dict(type='Accuracy', topk=1)
 val_cfg = dict()
 train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=4)
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+default_hooks = dict(seed=dict(type='mmprovpt.IterationSeedHook'))
 custom_hooks = [dict(type='mmprovpt.PromptRelocationHook', interval=1)]
 """
 

@@ -69,7 +69,7 @@ def write(task: str, args: argparse.Namespace) -> None:
     """The lists of a task; its images stay where they are."""
     category, folder = args.data / 'miniature-vtab/category', args.data / 'planted' / task
     folder.mkdir(parents=True, exist_ok=True)
-    names = {split: [line.rsplit(None, 1)[0] for line in (category / f'{split}.txt').read_text().splitlines()]
+    names = {split: [line.rsplit(None, 1)[0] for line in (category / f'{split}.txt').read_text(encoding='utf-8').splitlines()]
              for split in SPLITS}
     every = [*names['train800val200'], *names['test']]
     labels = dict(zip(every, label(args.weights, LAYOUTS[task], read_images(category, every), args.seed).tolist()))
