@@ -69,8 +69,8 @@ def write(task: str, args: argparse.Namespace) -> None:
     """The lists of a task; its images stay where they are."""
     category, folder = args.data / 'miniature-vtab/category', args.data / 'planted' / task
     folder.mkdir(parents=True, exist_ok=True)
-    names = {split: [line.rsplit(None, 1)[0] for line in (category / f'{split}.txt').read_text(encoding='utf-8').splitlines()]
-             for split in SPLITS}
+    lists = {split: (category / f'{split}.txt').read_text(encoding='utf-8').splitlines() for split in SPLITS}
+    names = {split: [line.rsplit(None, 1)[0] for line in lines] for split, lines in lists.items()}
     every = [*names['train800val200'], *names['test']]
     labels = dict(zip(every, label(args.weights, LAYOUTS[task], read_images(category, every), args.seed).tolist()))
     for split in SPLITS:
