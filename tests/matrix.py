@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from pytest import MonkeyPatch
 from torch import nn
 
 from mmprovpt import inject_prompts
@@ -70,6 +71,51 @@ CASES = {
         'mmpretrain', 'TIMMBackbone',
         dict(model_name='swin_tiny_patch4_window7_224', img_size=56, embed_dim=12, depths=(2, 2, 2),
              num_heads=(2, 3, 4), strict_img_size=False), ((56, 56), (112, 84)), 6),
+    # DINOv3: registers, split and fused projections, layer scale, a scale of attention's output.
+    'timm-dinov3': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_small_patch16_dinov3', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
+             dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    'timm-eva02': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='eva02_tiny_patch14_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
+             dynamic_img_size=True, scale_attn_inner=True), ((28, 28), (56, 42)), 3),
+    'timm-eva-bias': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='eva02_base_patch14_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
+             dynamic_img_size=True), ((28, 28), (56, 42)), 3),
+    # A rotation of its own in each block and head; norms of queries and keys; the other layout.
+    'timm-rope-mixed': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_small_patch16_rope_mixed_224', img_size=32, patch_size=8, embed_dim=32, depth=3,
+             num_heads=2, dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    'timm-rope-half': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_small_patch16_rope_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4,
+             num_kv_heads=2, qkv_fused=False, qk_norm=True, rope_rotate_half=True, class_token=False,
+             global_pool='avg', dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    'timm-beit': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='beit_base_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2),
+        ((32, 32), ), 3),
+    'mmpretrain-beit': Case(
+        'mmpretrain', 'BEiTViT',
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, use_rel_pos_bias=False,
+             use_shared_rel_pos_bias=True, out_indices=[0, 2]), ((32, 32), ), 3),
+    'mmseg-beit': Case(
+        'mmseg', 'BEiT', dict(_VIT, img_size=(32, 40), patch_size=8, out_indices=(0, 2)), ((32, 40), ), 3),
+    'mmpretrain-deit3': Case(
+        'mmpretrain', 'DeiT3', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
+        ((32, 32), (40, 64)), 3),
+    'timm-swinv2': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='swinv2_tiny_window8_256', img_size=64, window_size=4, embed_dim=12, depths=(2, 2, 2),
+             num_heads=(2, 3, 4), strict_img_size=False), ((64, 64), (96, 72)), 6),
+    'mmpretrain-swinv2': Case(
+        'mmpretrain', 'SwinTransformerV2',
+        dict(arch=dict(embed_dims=12, depths=(2, 2, 2), num_heads=(2, 3, 4), extra_norm_every_n_blocks=2),
+             img_size=56, window_size=7, out_indices=(0, 1, 2), pretrained_window_sizes=[0] * 3, pad_small_map=True),
+        _ODD, 6, with_cp=True),
 }
 # Kinds of prompts without chance. Adaptive ones on a map of 3 x 3, smaller and larger than those of the backbones.
 KINDS = dict(
@@ -153,11 +199,11 @@ def concatenating(upstream, rows):
     assert len(blocks) == len(rows)
     originals = []
     for block, prompts in zip(blocks, rows):
-        window = next((m for m in block.modules() if hasattr(m, 'relative_position_bias_table')), None)
+        window = _window(block)
         target = block if window is None else window
         originals.append((target, target.forward))
         if window is None:
-            target.forward = _vit_block(block.forward, prompts, patches)
+            target.forward = _vit_block(block, prompts, patches)
         else:
             state = dict(patches=patches)
             block.register_forward_pre_hook(lambda m, args, state=state: state.update(x=args[0]))
@@ -172,7 +218,12 @@ def concatenating(upstream, rows):
 
 def _blocks(upstream):
     return [module for module in upstream.modules()
-            if hasattr(module, 'attn') and hasattr(module, 'norm1') and hasattr(module, 'norm2')]
+            if hasattr(module, 'attn') and any(hasattr(module, name) for name in ('norm1', 'ln1'))]
+
+
+def _window(block):
+    """The window attention in a block, if that is one of Swin."""
+    return next((m for m in block.modules() if 'Window' in type(m).__name__ and hasattr(m, 'qkv')), None)
 
 
 @contextmanager
@@ -188,11 +239,11 @@ def keeping(upstream, rows):
     undo.append(upstream.register_forward_pre_hook(
         lambda m, args: now.update(prompts=rows.expand(len(args[0]), *rows.shape[-2:]))).remove)
     for block, later in zip(blocks, [*blocks[1:], None]):
-        window = next((m for m in block.modules() if hasattr(m, 'relative_position_bias_table')), None)
+        window = _window(block)
         target = block if window is None else window
         undo.append(partial(setattr, target, 'forward', target.forward))
         if window is None:
-            target.forward = _keeping_vit_block(block.forward, now)
+            target.forward = _keeping_vit_block(block, now)
         else:
             target.forward = _window_attention(window, block.norm1, lambda x, hw: now['prompts'], now)
             undo.append(block.register_forward_pre_hook(lambda m, args: now.update(x=args[0])).remove)
@@ -204,13 +255,12 @@ def keeping(upstream, rows):
             each()
 
 
-def _keeping_vit_block(forward, now):
+def _keeping_vit_block(block, now):
+    run = _with_tokens(block)
 
     def prompted(x, *args, **kwargs):
-        count = now['prompts'].shape[1]
-        out = forward(torch.cat([x[:, :1], now['prompts'], x[:, 1:]], 1), *args, **kwargs)
-        now['prompts'] = out[:, 1:1 + count]
-        return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
+        out, now['prompts'] = run(x, now['prompts'], *args, **kwargs)
+        return out
 
     return prompted
 
@@ -219,12 +269,14 @@ def _keep(now, later, mergings):
     """A forward hook: the prompts' own way through the rest of a Swin's block, and through the patch merging."""
 
     def hook(block, args, output):
-        x = now['prompts'] + now['outputs']
-        inner = block.norm2(x)
+        after = _norms_after(block)
+        x = now['prompts'] + (block.norm1(now['outputs']) if after else now['outputs'])
+        inner = x if after else block.norm2(x)
         layers = [block.mlp] if hasattr(block, 'mlp') else block.ffn.layers
         for layer in layers:
             inner = layer(inner)
-        x = x + inner
+        x = x + (block.norm2(inner) if after else inner)
+        x = block.norm3(x) if hasattr(block, 'norm3') else x
         if later is not None and later.norm1.weight.numel() != x.shape[-1]:
             merging = next(m for m in mergings if 4 * x.shape[-1] == m.reduction.weight.shape[1])
             four = x.flatten(0, 1)[:, None].expand(-1, 4, -1)
@@ -235,16 +287,71 @@ def _keep(now, later, mergings):
     return hook
 
 
-def _vit_block(forward, prompts, patches):
+def _norms_after(block):
+    """Whether a Swin's block is one of SwinV2."""
+    return hasattr(_window(block), 'logit_scale')
+
+
+def _vit_block(block, prompts, patches):
+    run = _with_tokens(block)
 
     def prompted(x, *args, **kwargs):
         own = prompts(x, patches['hw']) if callable(prompts) else prompts
-        own = own.expand(len(x), *own.shape[-2:])
-        count = own.shape[1]
-        out = forward(torch.cat([x[:, :1], own, x[:, 1:]], 1), *args, **kwargs)
-        return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
+        return run(x, own.expand(len(x), *own.shape[-2:]), *args, **kwargs)[0]
 
     return prompted
+
+
+def _with_tokens(block):
+    """A function: of a block's input and prompts (B, n, C), right behind the prefix tokens, to what it makes of both."""
+    forward, attention = block.forward, block.attn
+    rotates, biased = hasattr(attention, 'num_prefix_tokens'), hasattr(attention, 'relative_position_index')
+    prefix = attention.num_prefix_tokens if rotates else 1
+
+    def run(x, prompts, *args, **kwargs):
+        count = prompts.shape[1]
+        with MonkeyPatch.context() as patch:
+            if rotates:
+                patch.setattr(attention, 'num_prefix_tokens', prefix + count)
+            elif biased:
+                patch.setattr(attention, 'forward', _biased_attention(attention, count))
+            out = forward(torch.cat([x[:, :prefix], prompts, x[:, prefix:]], 1), *args, **kwargs)
+        return torch.cat([out[:, :prefix], out[:, prefix + count:]], 1), out[:, prefix:prefix + count]
+
+    return run
+
+
+def _biased_attention(module, count):
+    """BEiT's, sample by sample and head by head, with prompts behind the class token that have no bias."""
+
+    def prompted(x, rel_pos_bias=None, shared_rel_pos_bias=None):
+        tokens = [0, *range(1 + count, x.shape[1])]
+        out = []
+        for sample in x:
+            q, k, v = _projected(module, sample)
+            heads = []
+            for head, part in enumerate(torch.arange(q.shape[-1]).chunk(module.num_heads)):
+                bias = torch.zeros(len(sample), len(sample))
+                for given in (rel_pos_bias, shared_rel_pos_bias):
+                    if given is not None:
+                        bias[torch.tensor(tokens)[:, None], tokens] += given[head]
+                if module.relative_position_bias_table is not None:
+                    own = module.relative_position_bias_table[module.relative_position_index, head]
+                    bias[torch.tensor(tokens)[:, None], tokens] += own
+                logits = q[:, part] @ k[:, part].T * module.scale + bias
+                heads.append(logits.softmax(-1) @ v[:, part])
+            out.append(module.proj(torch.cat(heads, -1)))
+        return torch.stack(out)
+
+    return prompted
+
+
+def _projected(module, tokens):
+    """Queries, keys and values (N, C) of tokens (N, C), by bare parameters."""
+    bias = module.qkv.bias
+    if getattr(module, 'q_bias', None) is not None:
+        bias = torch.cat([module.q_bias, torch.zeros_like(module.q_bias), module.v_bias])
+    return nn.functional.linear(tokens, module.qkv.weight, bias).chunk(3, -1)
 
 
 def _window_attention(module, norm, prompts, state):
@@ -252,21 +359,29 @@ def _window_attention(module, norm, prompts, state):
 
     What it makes of the prompts, on average over a sample's windows, goes to ``state['outputs']``.
     """
+    cosine = hasattr(module, 'logit_scale')
 
     def prompted(x, mask=None):
         per_sample = len(x) // len(state['x'])
         rows = prompts(state['x'], state.get('patches', {}).get('hw')) if callable(prompts) else prompts
-        bias = module.relative_position_bias_table[module.relative_position_index.flatten()]
-        bias = bias.reshape(x.shape[1], x.shape[1], -1)
+        index = module.relative_position_index.reshape(x.shape[1], x.shape[1])
+        if cosine:
+            bias = 16 * module.cpb_mlp(module.relative_coords_table).flatten(0, 2)[index].sigmoid()
+        else:
+            bias = module.relative_position_bias_table[index]
         out = []
         for number, window in enumerate(x):
-            own = norm.forward(rows[number // per_sample] if rows.dim() == 3 else rows)
+            own = rows[number // per_sample] if rows.dim() == 3 else rows
+            own = own if cosine else norm.forward(own)
             n = len(own)
-            tokens = torch.cat([own, window])
-            q, k, v = nn.functional.linear(tokens, module.qkv.weight, module.qkv.bias).chunk(3, -1)
+            q, k, v = _projected(module, torch.cat([own, window]))
             heads = []
             for head, part in enumerate(torch.arange(q.shape[-1]).chunk(module.num_heads)):
-                logits = q[:, part] @ k[:, part].T * module.scale
+                if cosine:
+                    logits = torch.stack([torch.cosine_similarity(each, k[:, part], eps=1e-12) for each in q[:, part]])
+                    logits = logits * module.logit_scale[head].exp().clamp_max(100)
+                else:
+                    logits = q[:, part] @ k[:, part].T * module.scale
                 logits[n:, n:] += bias[..., head]
                 if mask is not None:
                     logits[n:, n:] += mask[number % len(mask)]
