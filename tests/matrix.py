@@ -71,25 +71,27 @@ CASES = {
         'mmpretrain', 'TIMMBackbone',
         dict(model_name='swin_tiny_patch4_window7_224', img_size=56, embed_dim=12, depths=(2, 2, 2),
              num_heads=(2, 3, 4), strict_img_size=False), ((56, 56), (112, 84)), 6),
-    # DINOv3: registers, split and fused projections, layer scale, a scale of attention's output.
+    # Registers, a bias in parts, layer scale, SwiGLU, rotated halves.
     'timm-dinov3': Case(
         'mmpretrain', 'TIMMBackbone',
-        dict(model_name='vit_small_patch16_dinov3', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2,
-             dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+        dict(model_name='vit_small_plus_patch16_dinov3_qkvb', img_size=32, patch_size=8, embed_dim=32, depth=3,
+             num_heads=2, dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    # Three projections, absolute positions besides, a norm of attention's output.
     'timm-eva02': Case(
         'mmpretrain', 'TIMMBackbone',
-        dict(model_name='eva02_tiny_patch14_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
-             dynamic_img_size=True, scale_attn_inner=True), ((28, 28), (56, 42)), 3),
-    'timm-eva-bias': Case(
-        'mmpretrain', 'TIMMBackbone',
         dict(model_name='eva02_base_patch14_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
-             dynamic_img_size=True), ((28, 28), (56, 42)), 3),
-    # A rotation of its own in each block and head; norms of queries and keys; the other layout.
+             dynamic_img_size=True, scale_attn_inner=True), ((28, 28), (56, 42)), 3),
+    'timm-eva-postnorm': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='eva02_enormous_patch14_clip_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
+             mlp_ratio=2, dynamic_img_size=True), ((28, 28), (56, 42)), 3),
+    # A rotation of its own in each block and head.
     'timm-rope-mixed': Case(
         'mmpretrain', 'TIMMBackbone',
         dict(model_name='vit_small_patch16_rope_mixed_224', img_size=32, patch_size=8, embed_dim=32, depth=3,
              num_heads=2, dynamic_img_size=True), ((32, 32), (40, 64)), 3),
-    'timm-rope-half': Case(
+    # No class token, norms of queries and keys, two heads of queries for one of keys and values.
+    'timm-rope-grouped': Case(
         'mmpretrain', 'TIMMBackbone',
         dict(model_name='vit_small_patch16_rope_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4,
              num_kv_heads=2, qkv_fused=False, qk_norm=True, rope_rotate_half=True, class_token=False,
