@@ -19,8 +19,8 @@ _VIT = dict(embed_dims=32, num_layers=3, num_heads=2)
 class Case(NamedTuple):
     """One backbone of one library.
 
-    sizes: heights and widths of inputs, the first is that of pre-training; the others are not multiples of
-    patch and window where the library allows that.
+    sizes: heights and widths of inputs, at least two, the first is that of pre-training; the others are not multiples
+    of patch and window where the library allows that.
     """
     scope: str
     upstream: str
@@ -99,13 +99,13 @@ CASES = {
     'timm-beit': Case(
         'mmpretrain', 'TIMMBackbone',
         dict(model_name='beit_base_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2),
-        ((32, 32), ), 3),
+        ((32, 32), (32, 32)), 3),
     'mmpretrain-beit': Case(
         'mmpretrain', 'BEiTViT',
         dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, use_rel_pos_bias=False,
-             use_shared_rel_pos_bias=True, out_indices=[0, 2]), ((32, 32), ), 3),
+             use_shared_rel_pos_bias=True, out_indices=[0, 2]), ((32, 32), (32, 32)), 3),
     'mmseg-beit': Case(
-        'mmseg', 'BEiT', dict(_VIT, img_size=(32, 40), patch_size=8, out_indices=(0, 2)), ((32, 40), ), 3),
+        'mmseg', 'BEiT', dict(_VIT, img_size=(32, 40), patch_size=8, out_indices=(0, 2)), ((32, 40), (32, 40)), 3),
     'mmpretrain-deit3': Case(
         'mmpretrain', 'DeiT3', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
         ((32, 32), (40, 64)), 3),
@@ -158,7 +158,9 @@ def randomise(backbone, seed=0):
         for name, parameter in sorted(backbone.named_parameters()):
             if not name.startswith('prompts.'):
                 mean = 'norm' in name or 'ln' in name
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + mean)
+                # A bias of positions that says all leaves nothing to contents.
+                spread = 0.05 if 'cpb_mlp' in name else 0.3
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread + mean)
     return backbone
 
 
@@ -369,8 +371,9 @@ def _window_attention(module, norm, prompts, state):
         index = module.relative_position_index.reshape(x.shape[1], x.shape[1])
         if cosine:
             bias = 16 * module.cpb_mlp(module.relative_coords_table).flatten(0, 2)[index].sigmoid()
+            neutral = 8.  # sigmoid of 0
         else:
-            bias = module.relative_position_bias_table[index]
+            bias, neutral = module.relative_position_bias_table[index], 0.
         out = []
         for number, window in enumerate(x):
             own = rows[number // per_sample] if rows.dim() == 3 else rows
@@ -384,9 +387,11 @@ def _window_attention(module, norm, prompts, state):
                     logits = logits * module.logit_scale[head].exp().clamp_max(100)
                 else:
                     logits = q[:, part] @ k[:, part].T * module.scale
-                logits[n:, n:] += bias[..., head]
+                everywhere = torch.full_like(logits, neutral)
+                everywhere[n:, n:] = bias[..., head]
                 if mask is not None:
-                    logits[n:, n:] += mask[number % len(mask)]
+                    everywhere[n:, n:] += mask[number % len(mask)]
+                logits = logits + everywhere
                 heads.append(logits.softmax(-1) @ v[:, part])
             out.append(module.proj(torch.cat(heads, -1)))
         out = torch.stack(out)

@@ -146,7 +146,8 @@ def find_blocks(backbone: nn.Module) -> list[Block]:
     strangers = [module for name, module in modules.items() if _is_attention(module)
                  and not any(_inside(name, other) or _inside(other, name) for other in found)]
     if not found and not strangers:
-        strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()]
+        strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()
+                     or hasattr(module, 'in_proj') or hasattr(module, 'kv')]
     if strangers or not found:
         names = ', '.join(sorted({full_name(type(module)) for module in strangers}))
         what = f'attention that takes no prompts: {names}' if names else 'no attention at all'

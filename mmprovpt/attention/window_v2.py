@@ -13,8 +13,8 @@ from .window import PromptedWindowAttention
 class PromptedWindowAttentionV2(BiasInParts, PromptedWindowAttention):
     """In front of either: they share names, layout and mathematics.
 
-    Logits are cosines times a learned scale of each head, of prompts as of tokens. The position bias is that of a small
-    network, and 0 for prompts.
+    Logits are cosines times a learned scale of each head, of prompts as of tokens. The position bias is 16 σ(s), s that
+    of a small network; prompts have no position, so that s is 0 for them and their bias 8, the middle of its range.
     """
 
     scale = 1.  # the learned ones are in the queries
@@ -25,14 +25,19 @@ class PromptedWindowAttentionV2(BiasInParts, PromptedWindowAttention):
     def norm_queries(self, q: Tensor) -> Tensor:
         """Queries (B, num_heads, n, d) of the length of the head's scale."""
         scale = self.logit_scale.clamp(max=math.log(100)).exp()
-        return (F.normalize(q, dim=-1) * scale).to(q.dtype)
+        return (_unit(q) * scale).to(q.dtype)
 
     def norm_keys(self, k: Tensor) -> Tensor:
         """Keys (B, num_heads, n, d) of length 1."""
-        return F.normalize(k, dim=-1)
+        return _unit(k)
 
     def _position_bias(self, num_tokens: int) -> Tensor:
-        """(1, num_heads, N, N)."""
+        """(1, num_heads, N, N), less 8, which is then 0 for prompts; softmax does not see the difference."""
         table = self.cpb_mlp(self.relative_coords_table).flatten(0, 2)
         bias = table[self.relative_position_index.flatten()].unflatten(0, (num_tokens, num_tokens))
-        return 16 * torch.sigmoid(bias.permute(2, 0, 1))[None]
+        return 16 * torch.sigmoid(bias.permute(2, 0, 1))[None] - 8
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x / |x|; in float16, zeros (of padding) would become NaN."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1).to(x.dtype)

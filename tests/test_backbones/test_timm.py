@@ -64,8 +64,9 @@ def test_the_model_inside_of_a_wrapper_has_the_same_ways_in(kind):
 
 
 @pytest.mark.parametrize('name, options, named', [
-    ('beit_base_patch16_224', dict(depth=2), 'timm.models.beit.Attention'),
-    ('beitv2_base_patch16_224', dict(depth=2), 'timm.models.beit.Attention'),
+    ('beit_base_patch16_224', dict(depth=2), None),
+    ('beitv2_base_patch16_224', dict(depth=2), None),
+    ('vit_base_patch16_rpn_224', dict(depth=2), None),
     ('pvt_v2_b0', {}, 'timm.models.pvt_v2.Attention'),
     ('visformer_tiny', {}, 'timm.models.visformer.Attention'),
     ('samvit_base_patch16', dict(depth=2, img_size=224), 'timm.models.vision_transformer_sam.Attention'),
@@ -73,7 +74,10 @@ def test_the_model_inside_of_a_wrapper_has_the_same_ways_in(kind):
     ('mobilevit_xxs', {}, 'timm.models.byobnet.ByobNet'),
     ('crossvit_tiny_240', {}, 'timm.models.crossvit'),
     ('naflexvit_base_patch16_gap', dict(depth=1), 'timm.models.naflexvit.NaFlexVit'),
-    ('swinv2_tiny_window8_256', {}, 'timm.models.swin_transformer_v2.WindowAttention'),
+    ('swinv2_tiny_window8_256', {}, None),
+    ('swinv2_cr_tiny_224', {}, 'timm.models.swin_transformer_v2_cr.WindowMultiHeadAttention'),
+    ('hiera_tiny_224', {}, 'timm.models.hiera.MaskUnitAttention'),
+    ('vit_base_patch16_xp_224', dict(depth=1), 'timm.models.vision_transformer.ParallelScalingBlock'),
     ('swin_s3_tiny_224', None, None),
     ('xcit_nano_12_p16_224', dict(depth=1), 'timm.models.xcit'),
     ('levit_128s', {}, 'timm.models.levit'),
