@@ -105,7 +105,7 @@ CASES = {
         dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, use_rel_pos_bias=False,
              use_shared_rel_pos_bias=True, out_indices=[0, 2]), ((32, 32), (32, 32)), 3),
     'mmseg-beit': Case(
-        'mmseg', 'BEiT', dict(_VIT, img_size=(32, 40), patch_size=8, out_indices=(0, 2)), ((32, 40), (32, 40)), 3),
+        'mmseg', 'BEiT', dict(_VIT, img_size=(32, 32), patch_size=8, out_indices=(0, 2)), ((32, 32), (32, 32)), 3),
     'mmpretrain-deit3': Case(
         'mmpretrain', 'DeiT3', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
         ((32, 32), (40, 64)), 3),

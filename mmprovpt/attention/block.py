@@ -83,13 +83,13 @@ class PromptedBlock:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
         prompts, number = self.place
         norm = first_norm(self) if self.norm_first else None
-        rows = self._normed(prompts.read(number, x, given).to(x.dtype))
+        rows = self.normed(prompts.read(number, x, given).to(x.dtype))
         gates = None
         if prompts.probe is not None:
             rows, gates = prompts.probe.watch(given.owned, rows, norm, x.shape[0])
         return self._upstream(running.Handed(rows, gates), x, *args, **kwargs), None
 
-    def _normed(self, rows: Tensor) -> Tensor:
+    def normed(self, rows: Tensor) -> Tensor:
         """Rows as the block shows tokens to its attention."""
         return first_norm(self).forward(rows) if self.norm_first else rows
 
@@ -121,7 +121,7 @@ class WindowTokenBlock(PromptedBlock):
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
-        handed = running.Handed(self._normed(rows), wants_outputs=True)
+        handed = running.Handed(self.normed(rows), wants_outputs=True)
         out = self._upstream(handed, x, *args, **kwargs)
         rest = _feed_forward if self.norm_first else _feed_forward_then_norm
         return out, prompts.leave(number, rest(self, rows, handed.outputs))

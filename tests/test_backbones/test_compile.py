@@ -40,6 +40,12 @@ def iteration(criterion, forward, prompts, x, seed=0):
     ('mmdet-swin', 'gate_fisher', 'static', False),
     ('mmdet-swin', 'taylor', 'static', True),
     ('mmseg-vit', 'taylor_norm', 'static', False),
+    ('timm-dinov3', 'gate_fisher', 'static', True),
+    ('timm-rope-grouped', 'taylor_norm', 'adaptive', False),
+    ('timm-eva-postnorm', 'gate', 'static', False),
+    ('timm-beit', 'gate_fisher', 'static', False),
+    ('timm-swinv2', 'taylor_norm', 'static', False),
+    ('mmpretrain-deit3', 'gate', 'static', False),
 ])
 def test_scores_bit_for_bit(name, criterion, form, checkpointing):
     case = CASES[name]
@@ -58,9 +64,10 @@ def test_scores_bit_for_bit(name, criterion, form, checkpointing):
     assert sum(counters['graph_break'].values()) <= 1
 
 
+@pytest.mark.parametrize('name', ['timm-vit', 'timm-dinov3', 'timm-beit', 'timm-swinv2'])
 @pytest.mark.parametrize('form', ['static', 'shallow'])
-def test_inductor(form):
-    case = CASES['timm-vit']
+def test_inductor(form, name):
+    case = CASES[name]
     backbone = build(case, dict(KINDS[form], num_tokens=2)).train()
     prompts, x = backbone.prompts, images(case)
     measure = CRITERIA['gate_fisher'](prompts, score_interval=1)
@@ -70,7 +77,7 @@ def test_inductor(form):
         for a, b in zip(iteration(measure, compiled, prompts, x), eager, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
         if form == 'static':
-            prompts.relocate(step, 2)
+            prompts.relocate(step, 1)
 
 
 def test_fifty_relocations_need_three_compilations():

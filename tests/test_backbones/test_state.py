@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mmprovpt.attention import PromptedBlock, running
+from mmprovpt.attention.block import first_norm
 
 
 def equal(ours, theirs):
