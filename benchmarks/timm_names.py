@@ -23,7 +23,6 @@ from pathlib import Path
 
 import timm
 import torch
-from mmengine.logging import MMLogger
 from timm.models import list_models, model_entrypoint
 
 from mmprovpt import inject_prompts, tuned_state_dict
@@ -102,8 +101,8 @@ def reductions(model):
     embedding = model.patch_embed
     size = dict(img_size=4 * (embedding.feat_ratio() if hasattr(embedding, 'feat_ratio') else embedding.patch_size[0]))
     small = dict(depth=2, embed_dim=64, num_heads=2)
-    if any(getattr(block.attn, 'num_kv_groups', 1) > 1 for block in model.blocks):
-        small.update(num_kv_heads=1)
+    if hasattr(model, 'rope'):  # else some have a number for each of their blocks
+        small.update(num_kv_heads=1 if any(getattr(block.attn, 'num_kv_groups', 1) > 1 for block in model.blocks) else 2)
     return [dict(small, **size), dict(depth=2, **size), dict(depth=2), {}]
 
 
@@ -215,7 +214,7 @@ def main():
     parser.add_argument('--limit', type=int, default=120, help='seconds for a name')
     args = parser.parse_args()
     warnings.simplefilter('ignore')
-    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    logging.disable(logging.INFO)
     torch.set_num_threads(1)
     start, results, slowest = time.time(), {}, ('', 0.)
     for name in args.names or list_models():

@@ -72,7 +72,7 @@ class PromptedAttention:
             raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has '
                                'handed any to it. Call the block, not its attention; if something has replaced or '
                                'wrapped the block (model surgery, another library), inject prompts after that')
-        num_queries, size = q.shape[2] - (handed.behind or 0), q.shape[-1]
+        size = q.shape[-1]
         if handed.rows is not None:
             q, k, v, bias = self._beside_tokens(handed, q, k, v, scale, bias)
         elif bias is not None:
@@ -81,7 +81,8 @@ class PromptedAttention:
         if watcher is None:
             return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
         weights = _weights(q, k, scale, bias)
-        watcher(self, weights if handed.behind is None else weights[:, :, :num_queries], v[..., :size])
+        # Queries of prompts are nobody's to see where prompts are tokens.
+        watcher(self, weights if handed.behind is None else weights[:, :, :-handed.behind], v[..., :size])
         return weights @ v[..., :size]
 
     def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,

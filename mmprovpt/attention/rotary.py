@@ -61,11 +61,7 @@ class PromptedRotaryAttention(BiasInParts, PromptedTIMMAttention):
 
     def _join(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         groups = getattr(self, 'num_kv_groups', 1)
-        if groups > 1:  # several heads of queries share one of keys and values, which is normed once
-            k, v = (each.unflatten(-1, (self.num_heads // groups, -1)) for each in (k, v))
-            k, v = (each.repeat_interleave(groups, -2).flatten(-2) for each in (self.k_norm(k), v))
+        if groups > 1:  # several heads of queries share one of keys and values
+            k, v = (each.unflatten(-1, (self.num_heads // groups, -1)).repeat_interleave(groups, -2).flatten(-2)
+                    for each in (k, v))
         return torch.cat([q, k, v], -1)
-
-    def norm_keys(self, k: Tensor) -> Tensor:
-        """See the base class."""
-        return k if getattr(self, 'num_kv_groups', 1) > 1 else super().norm_keys(k)
