@@ -102,7 +102,8 @@ def reductions(model):
     size = dict(img_size=4 * (embedding.feat_ratio() if hasattr(embedding, 'feat_ratio') else embedding.patch_size[0]))
     small = dict(depth=2, embed_dim=64, num_heads=2)
     if hasattr(model, 'rope'):  # else some have a number for each of their blocks
-        small.update(num_kv_heads=1 if any(getattr(block.attn, 'num_kv_groups', 1) > 1 for block in model.blocks) else 2)
+        shared = any(getattr(block.attn, 'num_kv_groups', 1) > 1 for block in model.blocks)
+        small.update(num_kv_heads=1 if shared else 2)
     return [dict(small, **size), dict(depth=2, **size), dict(depth=2), {}]
 
 
@@ -185,7 +186,7 @@ def table(results):
     for name, (result, detail) in results.items():
         families[family(name)].append((name, result, detail))
     counts = collections.Counter(result for result, _ in results.values())
-    lines = ['| of timm\'s names | |', '|---|---|', f'| work | {counts["works"]} |',
+    lines = ["| of timm's names | |", '|---|---|', f'| work | {counts["works"]} |',
              f'| have attention and are refused | {counts["refused"]} |',
              f'| have none and are refused | {counts["none"]} |', f'| crash later | {counts["crashes"]} |', '',
              '| `timm.models.…` | names | attention |', '|---|---|---|']
@@ -224,7 +225,8 @@ def main():
         if args.names or results[name][0] == 'crashes':
             print(name, *results[name], sep=': ', flush=True)
     sizes = collections.Counter(detail[1] for result, detail in results.values() if result == 'works')
-    print(f'{time.time() - start:.0f} s for {len(results)} names, at most {slowest[1]:.0f} s ({slowest[0]}); '
+    print(f'{time.time() - start:.0f} s, {time.process_time():.0f} s of a CPU, for {len(results)} names, '
+          f'at most {slowest[1]:.0f} s ({slowest[0]}); '
           f'of those that work ran {dict(sizes)}')
     text = table(results)
     if args.out is None:

@@ -65,13 +65,13 @@ CONFIGS = {
             test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))),
 }
 
-for name, options, pool, width in (
-        ('dinov3', dict(model_name='vit_small_plus_patch16_dinov3_qkvb', img_size=32, embed_dim=16, depth=2,
-                        num_heads=2, dynamic_img_size=True), 'token', 16),
-        ('eva02', dict(model_name='eva02_base_patch14_224', img_size=28, embed_dim=16, depth=2, num_heads=2), 'token', 16),
-        ('beit', dict(model_name='beit_base_patch16_224', img_size=32, embed_dim=16, depth=2, num_heads=2), 'token', 16),
-        ('swinv2', dict(model_name='swinv2_tiny_window8_256', img_size=64, window_size=4, embed_dim=8, depths=(2, 2),
-                        num_heads=(2, 2)), 'avg', 16)):
+_TINY = dict(embed_dim=16, depth=2, num_heads=2)
+for name, options in dict(
+        dinov3=dict(_TINY, model_name='vit_small_plus_patch16_dinov3_qkvb', img_size=32, dynamic_img_size=True),
+        eva02=dict(_TINY, model_name='eva02_base_patch14_224', img_size=28),
+        beit=dict(_TINY, model_name='beit_base_patch16_224', img_size=32),
+        swinv2=dict(model_name='swinv2_tiny_window8_256', img_size=64, window_size=4, embed_dim=8, depths=(2, 2),
+                    num_heads=(2, 2))).items():
     for form in ('', 'shallow-'):
         CONFIGS[form + name] = dict(
             default_scope='mmpretrain',
@@ -79,8 +79,8 @@ for name, options, pool, width in (
                 type='ImageClassifier',
                 backbone=dict(type='mmprovpt.PromptedTIMMBackbone', **options, prompts=dict(
                     type='ShallowPrompts' if form else 'StaticPrompts', num_tokens=2)),
-                neck=dict(type='mmprovpt.TIMMPooling', pool=pool),
-                head=dict(type='LinearClsHead', num_classes=3, in_channels=width)))
+                neck=dict(type='mmprovpt.TIMMPooling', pool='avg' if name == 'swinv2' else 'token'),
+                head=dict(type='LinearClsHead', num_classes=3, in_channels=16)))
 CONFIGS['shallow-vit'] = copy.deepcopy(CONFIGS['vit'])
 CONFIGS['shallow-vit']['model']['backbone']['prompts'] = dict(type='ShallowPrompts', num_tokens=2)
 

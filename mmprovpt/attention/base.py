@@ -75,7 +75,7 @@ class PromptedAttention:
         size = q.shape[-1]
         if handed.rows is not None:
             q, k, v, bias = self._beside_tokens(handed, q, k, v, scale, bias)
-        elif bias is not None:
+        elif bias is not None and handed.behind is not None:
             bias = F.pad(bias, (0, handed.behind, 0, handed.behind), value=bias.dtype == torch.bool)
         watcher = running.watcher()
         if watcher is None:

@@ -1,4 +1,4 @@
-"""Self-attention with a relative position bias: BEiT and BEiT v2 of timm, MMPretrain and MMSegmentation (and its MAE)."""
+"""Self-attention with a relative position bias: BEiT of timm, MMPretrain and MMSegmentation, and its MAE."""
 from typing import Any
 
 from torch import Tensor

@@ -123,6 +123,7 @@ class WindowTokenBlock(PromptedBlock):
         rows = prompts.read(number, x, given).to(x.dtype)
         handed = running.Handed(self.normed(rows), wants_outputs=True)
         out = self._upstream(handed, x, *args, **kwargs)
+        assert handed.outputs is not None
         rest = _feed_forward if self.norm_first else _feed_forward_then_norm
         return out, prompts.leave(number, rest(self, rows, handed.outputs))
 

@@ -20,8 +20,8 @@ class PromptedRotaryAttention(BiasInParts, PromptedTIMMAttention):
     k_proj: Any
     v_proj: Any
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None,
-                is_causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None = None,  # type: ignore[override]
+                attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, N, C) to (B, N, C); the block's prompts are additional keys and values, never masked or rotated.
 
         Args:

@@ -183,7 +183,8 @@ def _block(modules: dict[str, nn.Module], name: str) -> Block:
         raise ConfigError(_unknown(name, attention, 'backbone', modules[''], entry.backbones))
     module: Any = modules[block]
     norm_first = full_name(type(module)) not in entry.post_norm
-    return Block(block, module, attention, owner, first_norm(module).weight.numel(), norm_first)
+    norm: Any = first_norm(module)
+    return Block(block, module, attention, owner, norm.weight.numel(), norm_first)
 
 
 def _owner(modules: dict[str, nn.Module], above: list[str], entry: Support) -> nn.Module | None:

@@ -89,9 +89,9 @@ def _unmerge(merging: Any, row: Tensor) -> Tensor:
 
 
 def _before_norm(merging: Any, weight: Tensor, columns: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """With A the reduction, γ and β the norm's, merging is γ (A n − m) / s + β: γ (A n − m) = s (row − β) in (n, m)."""
-    scale, shift = merging.norm.weight.float().cpu()[:, None], merging.norm.bias.float().cpu()
-    return torch.cat([scale * (weight @ columns), -scale], 1), row - shift
+    """With A the reduction, γ and β the norm's, merging is (γ (A n − m) + s β) / s, hence = row in (n, m, s)."""
+    scale, shift = merging.norm.weight.float().cpu()[:, None], merging.norm.bias.float().cpu()[:, None]
+    return torch.cat([scale * (weight @ columns), -scale, shift], 1), row
 
 
 def _behind_norm(merging: Any, weight: Tensor, columns: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
