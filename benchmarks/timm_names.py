@@ -35,6 +35,8 @@ FORMS = (dict(type='StaticPrompts', dropout=0.), dict(type='AdaptivePrompts', ch
 MARKS = '<!-- by benchmarks/timm_names.py -->\n', '<!-- end -->\n'
 # By timm's module. What has no attention needs no reason.
 REASONS = dict(
+    byoanet='a CNN with attention in some of its blocks',
+    byobnet='a CNN; its pooling attends',
     cait='heads exchange logits, and the last blocks attend from the class token alone',
     coat='keys meet values before queries: there is no softmax over tokens',
     convit='attention by position and by content, mixed by a gate',
@@ -58,6 +60,7 @@ REASONS = dict(
     lowformer='a CNN; its attention sees a smaller, convolved map',
     maxxvit='a CNN; attention within blocks and within grids of a map',
     metaformer='convolutions first, attention in the last two stages',
+    mobilenetv3='a CNN with blocks of attention, whose heads share keys and values',
     mobilenetv5='a CNN; all heads share keys and values of a smaller map',
     mobilevit='a CNN; attention among pixels of the same place in their patches',
     mvitv2='queries, keys and values are pooled',
@@ -100,9 +103,9 @@ def reductions(model):
         return [dict(embed_dim=16, depths=(2, ) * stages, num_heads=tuple(2**stage for stage in range(stages))), {}]
     embedding = model.patch_embed
     size = dict(img_size=4 * (embedding.feat_ratio() if hasattr(embedding, 'feat_ratio') else embedding.patch_size[0]))
-    small = dict(depth=2, embed_dim=64, num_heads=2)
-    if hasattr(model, 'rope'):  # else some have a number for each of their blocks
-        shared = any(getattr(block.attn, 'num_kv_groups', 1) > 1 for block in model.blocks)
+    small = dict(depth=2, embed_dim=96, num_heads=2)
+    if hasattr(model.blocks[0].attn, 'num_kv_groups'):  # some give a number for each of their blocks
+        shared = any(block.attn.num_kv_groups > 1 for block in model.blocks)
         small.update(num_kv_heads=1 if shared else 2)
     return [dict(small, **size), dict(depth=2, **size), dict(depth=2), {}]
 
@@ -225,9 +228,10 @@ def main():
         if args.names or results[name][0] == 'crashes':
             print(name, *results[name], sep=': ', flush=True)
     sizes = collections.Counter(detail[1] for result, detail in results.values() if result == 'works')
+    larger = [name for name, (result, detail) in results.items() if result == 'works' and detail[1] != 'small']
     print(f'{time.time() - start:.0f} s, {time.process_time():.0f} s of a CPU, for {len(results)} names, '
           f'at most {slowest[1]:.0f} s ({slowest[0]}); '
-          f'of those that work ran {dict(sizes)}')
+          f'of those that work ran {dict(sizes)}, not small {larger}')
     text = table(results)
     if args.out is None:
         print(text)
