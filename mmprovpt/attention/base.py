@@ -82,7 +82,8 @@ class PromptedAttention:
             return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
         weights = _weights(q, k, scale, bias)
         # Queries of prompts are nobody's to see where prompts are tokens.
-        watcher(self, weights if handed.behind is None else weights[:, :, :-handed.behind], v[..., :size])
+        seen = weights.shape[2] - (0 if handed.behind is None else handed.behind)
+        watcher(self, weights[:, :, :seen], v[..., :size])
         return weights @ v[..., :size]
 
     def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,

@@ -58,6 +58,18 @@ def test_attention_maps(name):
         torch.testing.assert_close(torch.cat([patches.flatten(), prompts]), row[extra:])
 
 
+@pytest.mark.parametrize('name', ['timm-dinov3', 'timm-beit'])
+def test_prompts_that_are_tokens_are_seen_where_positions_are_in_the_attention(name):
+    case, blocks = matrix.CASES[name], []
+    backbone = matrix.build(case, dict(type='ShallowPrompts', num_tokens=3))
+    for hidden, count in ((), 3), ((0, 1, 2), 0):
+        with backbone.prompts.without(*hidden):
+            visit_attention(backbone, matrix.images(case), blocks.append)
+        assert {block.weights.shape[-1] - block.weights.shape[-2] for block in blocks} == {count}
+        assert all(block.weights.shape[-2] > 16 for block in blocks) and len(blocks) == case.depth
+        blocks.clear()
+
+
 def test_a_backbone_without_prompts_raises():
     backbone = matrix.build(matrix.CASES['mmpretrain-vit'])
     with pytest.raises(ValueError, match='VisionTransformer has no prompts'):
