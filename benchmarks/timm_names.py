@@ -191,7 +191,8 @@ def table(results):
     counts = collections.Counter(result for result, _ in results.values())
     lines = ["| of timm's names | |", '|---|---|', f'| work | {counts["works"]} |',
              f'| have attention and are refused | {counts["refused"]} |',
-             f'| have none that is known as such, and are refused | {counts["none"]} |', f'| crash later | {counts["crashes"]} |', '',
+             f'| have none that is known as such, and are refused | {counts["none"]} |',
+             f'| crash later | {counts["crashes"]} |', '',
              '| `timm.models.…` | names | attention |', '|---|---|---|']
     for module, entries in sorted(families.items()):
         works = [detail for _, result, detail in entries if result == 'works']
