@@ -1,14 +1,12 @@
-"""The matrix of supported backbones, small, and slow references of what prompts do to them.
+"""The matrix of supported backbones, small; slow references of what prompts do to them are in slow_prompts.py.
 
 Every behaviour of a prompted backbone is tested on every row: add a row here, not a test there.
 """
-from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from slow_prompts import concatenating, keeping, vapt  # noqa: F401
 
 from mmprovpt import inject_prompts
 
@@ -18,8 +16,8 @@ _VIT = dict(embed_dims=32, num_layers=3, num_heads=2)
 class Case(NamedTuple):
     """One backbone of one library.
 
-    sizes: heights and widths of inputs, the first is that of pre-training; the others are not multiples of
-    patch and window where the library allows that.
+    sizes: heights and widths of inputs, at least two, the first is that of pre-training; the others are not multiples
+    of patch and window where the library allows that.
     """
     scope: str
     upstream: str
@@ -70,6 +68,53 @@ CASES = {
         'mmpretrain', 'TIMMBackbone',
         dict(model_name='swin_tiny_patch4_window7_224', img_size=56, embed_dim=12, depths=(2, 2, 2),
              num_heads=(2, 3, 4), strict_img_size=False), ((56, 56), (112, 84)), 6),
+    # Registers, a bias in parts, layer scale, SwiGLU, rotated halves.
+    'timm-dinov3': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_small_plus_patch16_dinov3_qkvb', img_size=32, patch_size=8, embed_dim=32, depth=3,
+             num_heads=2, dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    # Three projections, absolute positions besides, a norm of attention's output.
+    'timm-eva02': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='eva02_base_patch14_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
+             dynamic_img_size=True, scale_attn_inner=True), ((28, 28), (56, 42)), 3),
+    'timm-eva-postnorm': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='eva02_enormous_patch14_clip_224', img_size=28, embed_dim=32, depth=3, num_heads=2,
+             mlp_ratio=2, dynamic_img_size=True), ((28, 28), (56, 42)), 3),
+    # A rotation of its own in each block and head.
+    'timm-rope-mixed': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_small_patch16_rope_mixed_224', img_size=32, patch_size=8, embed_dim=32, depth=3,
+             num_heads=2, dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    # No class token, norms of queries and keys, two heads of queries for one of keys and values.
+    'timm-rope-grouped': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='vit_small_patch16_rope_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4,
+             num_kv_heads=2, qkv_fused=False, qk_norm=True, rope_rotate_half=True, class_token=False,
+             global_pool='avg', dynamic_img_size=True), ((32, 32), (40, 64)), 3),
+    'timm-beit': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='beit_base_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2),
+        ((32, 32), (32, 32)), 3),
+    'mmpretrain-beit': Case(
+        'mmpretrain', 'BEiTViT',
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, use_rel_pos_bias=False,
+             use_shared_rel_pos_bias=True, out_indices=[0, 2]), ((32, 32), (32, 32)), 3),
+    'mmseg-beit': Case(
+        'mmseg', 'BEiT', dict(_VIT, img_size=(32, 32), patch_size=8, out_indices=(0, 2)), ((32, 32), (32, 32)), 3),
+    'mmpretrain-deit3': Case(
+        'mmpretrain', 'DeiT3', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
+        ((32, 32), (40, 64)), 3),
+    'timm-swinv2': Case(
+        'mmpretrain', 'TIMMBackbone',
+        dict(model_name='swinv2_tiny_window8_256', img_size=64, window_size=4, embed_dim=12, depths=(2, 2, 2),
+             num_heads=(2, 3, 4), strict_img_size=False), ((64, 64), (96, 72)), 6),
+    'mmpretrain-swinv2': Case(
+        'mmpretrain', 'SwinTransformerV2',
+        dict(arch=dict(embed_dims=12, depths=(2, 2, 2), num_heads=(2, 3, 4), extra_norm_every_n_blocks=2),
+             img_size=56, window_size=7, out_indices=(0, 1, 2), pretrained_window_sizes=[0] * 3, pad_small_map=True),
+        _ODD, 6, with_cp=True),
 }
 # Kinds of prompts without chance. Adaptive ones on a map of 3 x 3, smaller and larger than those of the backbones.
 KINDS = dict(
@@ -110,7 +155,9 @@ def randomise(backbone, seed=0):
         for name, parameter in sorted(backbone.named_parameters()):
             if not name.startswith('prompts.'):
                 mean = 'norm' in name or 'ln' in name
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + mean)
+                # A bias of positions that says all leaves nothing to contents.
+                spread = 0.05 if 'cpb_mlp' in name else 0.3
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread + mean)
     return backbone
 
 
@@ -134,187 +181,3 @@ def outputs(backbone, x):
 def loss(backbone, x):
     """A scalar to which every output contributes unevenly."""
     return sum((out * torch.linspace(-1, 1, out.numel()).reshape(out.shape)).mean() for out in outputs(backbone, x))
-
-
-@contextmanager
-def concatenating(upstream, rows):
-    """Make an upstream backbone a slow VPT-Deep: prompts are tokens, and their outputs are thrown away.
-
-    Args:
-        upstream: Without prompts.
-        rows: Per block a tensor (n, C), or (B, n, C) with prompts of each sample's own; or a function that gives such
-            a tensor from the block's input and the numbers of patches of the image, (h, w).
-    """
-    conv = next(module for module in upstream.modules() if isinstance(module, nn.Conv2d))
-    patches = {}
-    handle = upstream.register_forward_pre_hook(
-        lambda m, args: patches.update(hw=[-(-size // conv.kernel_size[0]) for size in args[0].shape[-2:]]))
-    blocks = _blocks(upstream)
-    assert len(blocks) == len(rows)
-    originals = []
-    for block, prompts in zip(blocks, rows):
-        window = next((m for m in block.modules() if hasattr(m, 'relative_position_bias_table')), None)
-        target = block if window is None else window
-        originals.append((target, target.forward))
-        if window is None:
-            target.forward = _vit_block(block.forward, prompts, patches)
-        else:
-            state = dict(patches=patches)
-            block.register_forward_pre_hook(lambda m, args, state=state: state.update(x=args[0]))
-            target.forward = _window_attention(window, block.norm1, prompts, state)
-    try:
-        yield upstream
-    finally:
-        handle.remove()
-        for target, forward in originals:
-            target.forward = forward
-
-
-def _blocks(upstream):
-    return [module for module in upstream.modules()
-            if hasattr(module, 'attn') and hasattr(module, 'norm1') and hasattr(module, 'norm2')]
-
-
-@contextmanager
-def keeping(upstream, rows):
-    """Make an upstream backbone a slow VPT-Shallow: what a block makes of its prompts goes into the next one.
-
-    Args:
-        upstream: Without prompts.
-        rows: (n, C), prompts of the first block, or (B, n, C).
-    """
-    blocks, now, undo = _blocks(upstream), {}, []
-    mergings = [module for module in upstream.modules() if type(module).__name__ == 'PatchMerging']
-    undo.append(upstream.register_forward_pre_hook(
-        lambda m, args: now.update(prompts=rows.expand(len(args[0]), *rows.shape[-2:]))).remove)
-    for block, later in zip(blocks, [*blocks[1:], None]):
-        window = next((m for m in block.modules() if hasattr(m, 'relative_position_bias_table')), None)
-        target = block if window is None else window
-        undo.append(partial(setattr, target, 'forward', target.forward))
-        if window is None:
-            target.forward = _keeping_vit_block(block.forward, now)
-        else:
-            target.forward = _window_attention(window, block.norm1, lambda x, hw: now['prompts'], now)
-            undo.append(block.register_forward_pre_hook(lambda m, args: now.update(x=args[0])).remove)
-            undo.append(block.register_forward_hook(_keep(now, later, mergings)).remove)
-    try:
-        yield upstream
-    finally:
-        for each in undo:
-            each()
-
-
-def _keeping_vit_block(forward, now):
-
-    def prompted(x, *args, **kwargs):
-        count = now['prompts'].shape[1]
-        out = forward(torch.cat([x[:, :1], now['prompts'], x[:, 1:]], 1), *args, **kwargs)
-        now['prompts'] = out[:, 1:1 + count]
-        return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
-
-    return prompted
-
-
-def _keep(now, later, mergings):
-    """A forward hook: the prompts' own way through the rest of a Swin's block, and through the patch merging."""
-
-    def hook(block, args, output):
-        x = now['prompts'] + now['outputs']
-        inner = block.norm2(x)
-        layers = [block.mlp] if hasattr(block, 'mlp') else block.ffn.layers
-        for layer in layers:
-            inner = layer(inner)
-        x = x + inner
-        if later is not None and later.norm1.weight.numel() != x.shape[-1]:
-            merging = next(m for m in mergings if 4 * x.shape[-1] == m.reduction.weight.shape[1])
-            four = x.flatten(0, 1)[:, None].expand(-1, 4, -1)
-            merged = merging(four, (2, 2))[0] if hasattr(merging, 'sampler') else merging(four.unflatten(1, (2, 2)))
-            x = merged.reshape(*x.shape[:2], -1)
-        now['prompts'] = x
-
-    return hook
-
-
-def _vit_block(forward, prompts, patches):
-
-    def prompted(x, *args, **kwargs):
-        own = prompts(x, patches['hw']) if callable(prompts) else prompts
-        own = own.expand(len(x), *own.shape[-2:])
-        count = own.shape[1]
-        out = forward(torch.cat([x[:, :1], own, x[:, 1:]], 1), *args, **kwargs)
-        return torch.cat([out[:, :1], out[:, 1 + count:]], 1)
-
-    return prompted
-
-
-def _window_attention(module, norm, prompts, state):
-    """Window by window and head by head, with the prompts in front of the window's tokens.
-
-    What it makes of the prompts, on average over a sample's windows, goes to ``state['outputs']``.
-    """
-
-    def prompted(x, mask=None):
-        per_sample = len(x) // len(state['x'])
-        rows = prompts(state['x'], state.get('patches', {}).get('hw')) if callable(prompts) else prompts
-        bias = module.relative_position_bias_table[module.relative_position_index.flatten()]
-        bias = bias.reshape(x.shape[1], x.shape[1], -1)
-        out = []
-        for number, window in enumerate(x):
-            own = norm.forward(rows[number // per_sample] if rows.dim() == 3 else rows)
-            n = len(own)
-            tokens = torch.cat([own, window])
-            q, k, v = nn.functional.linear(tokens, module.qkv.weight, module.qkv.bias).chunk(3, -1)
-            heads = []
-            for head, part in enumerate(torch.arange(q.shape[-1]).chunk(module.num_heads)):
-                logits = q[:, part] @ k[:, part].T * module.scale
-                logits[n:, n:] += bias[..., head]
-                if mask is not None:
-                    logits[n:, n:] += mask[number % len(mask)]
-                heads.append(logits.softmax(-1) @ v[:, part])
-            out.append(module.proj(torch.cat(heads, -1)))
-        out = torch.stack(out)
-        state['outputs'] = out[:, :n].unflatten(0, (-1, per_sample)).mean(1)
-        return out[:, n:]
-
-    return prompted
-
-
-def vapt(pool, block, rows):
-    """A slow VAPT: a function of a block's input and the image's patches, for :func:`concatenating`.
-
-    Args:
-        pool: AdaptivePrompts.
-        block: One that is not static.
-        rows: (n, positions + 1).
-    """
-    width = pool.embed_dims[block]
-    stage = sorted(set(pool.embed_dims)).index(width)
-    (scale, shift), kernel = pool.norms[:, block, :width], pool.kernels[block]
-    down = pool.down[0 if len(pool.down) == 1 else stage, :, :width]
-    up = pool.up[0 if len(pool.up) == 1 else stage, :width]
-
-    def prompts(x, hw):
-        for _ in range(stage):
-            hw = [-(-size // 2) for size in hw]
-        samples = x.flatten(1, -2)[:, -hw[0] * hw[1]:].unflatten(1, hw)  # (B, h, w, C)
-        variance = samples.var(-1, correction=0, keepdim=True)
-        samples = (samples - samples.mean(-1, keepdim=True)) / (variance + 1e-5).sqrt()
-        return torch.stack([torch.stack([_adaptive_prompt(scale * sample + shift, kernel, row, down, up, pool.grid_size)
-                                         for row in rows]) for sample in samples])
-
-    return prompts
-
-
-def _adaptive_prompt(x, kernel, row, down, up, grid):
-    """(h, w, C) to (C,)."""
-    def mean(i, j):
-        first, last = zip(*((n * size // grid, -(-(n + 1) * size // grid)) for n, size in zip((i, j), x.shape)))
-        return x[first[0]:last[0], first[1]:last[1]].flatten(0, 1).mean(0)
-
-    cells = [[mean(i, j) for j in range(grid)] for i in range(grid)]
-    side, size = len(kernel), grid - len(kernel) + 1
-    z = row[-1] * torch.ones_like(cells[0][0])
-    for number in range(size**2):
-        i, j = divmod(number, size)
-        z = z + row[number] * sum(kernel[a, b] * cells[i + a][j + b] for a in range(side) for b in range(side))
-    return z + up @ (down @ z).clamp_min(0)

@@ -65,6 +65,22 @@ CONFIGS = {
             test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))),
 }
 
+_TINY = dict(embed_dim=16, depth=2, num_heads=2)
+for name, options in dict(
+        dinov3=dict(_TINY, model_name='vit_small_plus_patch16_dinov3_qkvb', img_size=32, dynamic_img_size=True),
+        eva02=dict(_TINY, model_name='eva02_base_patch14_224', img_size=28),
+        beit=dict(_TINY, model_name='beit_base_patch16_224', img_size=32),
+        swinv2=dict(model_name='swinv2_tiny_window8_256', img_size=64, window_size=4, embed_dim=8, depths=(2, 2),
+                    num_heads=(2, 2))).items():
+    for form in ('', 'shallow-'):
+        CONFIGS[form + name] = dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier',
+                backbone=dict(type='mmprovpt.PromptedTIMMBackbone', **options, prompts=dict(
+                    type='ShallowPrompts' if form else 'StaticPrompts', num_tokens=2)),
+                neck=dict(type='mmprovpt.TIMMPooling', pool='avg' if name == 'swinv2' else 'token'),
+                head=dict(type='LinearClsHead', num_classes=3, in_channels=16)))
 CONFIGS['shallow-vit'] = copy.deepcopy(CONFIGS['vit'])
 CONFIGS['shallow-vit']['model']['backbone']['prompts'] = dict(type='ShallowPrompts', num_tokens=2)
 
@@ -133,10 +149,13 @@ def check_classifier(model, path, shape, batch):
 
 @pytest.mark.parametrize('name, small, shape', [('vit', True, (32, 32)), ('swin', False, (42, 60)),
                                                 ('vapt', True, (64, 64)), ('shallow-vit', True, (32, 32)),
-                                                ('shallow-swin', False, (56, 84))])
+                                                ('shallow-swin', False, (56, 84)), ('dinov3', True, (48, 32)),
+                                                ('shallow-dinov3', False, (48, 32)), ('eva02', False, (28, 28)),
+                                                ('beit', False, (32, 32)), ('shallow-beit', False, (32, 32)),
+                                                ('swinv2', False, (64, 64)), ('shallow-swinv2', False, (64, 64))])
 def test_classifiers(call, write, tmp_path, capsys, name, small, shape):
     model = write(name, small)
-    given = [] if shape == (32, 32) else ['--shape', *shape]
+    given = [] if name in ('vit', 'shallow-vit') else ['--shape', *shape]
     call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'new/model.onnx', *given)
     for batch in (1, 3):
         check_classifier(model, tmp_path / 'new/model.onnx', shape, batch)

@@ -17,6 +17,8 @@ class PromptedAttention:
     """
 
     place: running.Place
+    # Whether logits depend on where a token stands (a rotation, a bias per pair): it is told which tokens are prompts.
+    has_positions = False
 
     # What upstream's classes have.
     num_heads: int
@@ -35,6 +37,10 @@ class PromptedAttention:
     def _parts(self, qkv: Tensor) -> Tensor:
         """(B, N, 3C) to (B, N, 3, num_heads, C / num_heads). Not by ``unflatten``, which ONNX has from opset 13 on."""
         return qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads))
+
+    def project(self, x: Tensor) -> Tensor:
+        """(B, N, C) tokens to (B, N, 3C)."""
+        return self.qkv(x)
 
     def project_rows(self, rows: Tensor) -> Tensor:
         """(B, n, C) rows behind the norm to (B, n, 3C).
@@ -58,6 +64,8 @@ class PromptedAttention:
             bias: (..., N, N), boolean (True: may be read) or added to the logits. It is 0 for prompts.
             dropout_p: Of the attention weights.
 
+        Where prompts are the last n of the tokens (VPT-Shallow), q, k and v have them, and bias has not.
+
         Returns:
             (B', num_heads, N, d); N + n where the block wants to know what becomes of its prompts.
 
@@ -65,17 +73,35 @@ class PromptedAttention:
             RuntimeError: The block has handed nothing over.
         """
         handed = running.handed()
-        if handed is None or handed.rows is None:
+        if handed is None or (handed.rows is None and handed.behind is None):
             raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has '
                                'handed any to it. Call the block, not its attention; if something has replaced or '
                                'wrapped the block (model surgery, another library), inject prompts after that')
+        size = q.shape[-1]
+        if handed.rows is not None:
+            q, k, v, bias = self._beside_tokens(handed, q, k, v, scale, bias)
+        elif bias is not None and handed.behind is not None:
+            bias = F.pad(bias, (0, handed.behind, 0, handed.behind), value=bias.dtype == torch.bool)
+        watcher = running.watcher()
+        # PyTorch's older exporter has no fused attention below opset 14.
+        if watcher is None and not (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()):
+            return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
+        weights = _weights(q, k, scale, bias)
+        # Queries of prompts are nobody's to see where prompts are tokens.
+        seen = weights.shape[2] - (0 if handed.behind is None else handed.behind)
+        if watcher is not None:
+            watcher(self, weights[:, :, :seen], v[..., :size])
+        return weights @ v[..., :size]
+
+    def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,
+                       bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys, values and bias of tokens and of the rows that were handed over."""
         prompt_q, prompt_k, prompt_v = self._prompts(handed.rows, handed.wants_outputs, q.shape[0])
         if prompt_q is not None:
             bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
             q = torch.cat([q, prompt_q], 2)
         if bias is not None:
             bias = F.pad(bias, (0, prompt_k.shape[2]), value=bias.dtype == torch.bool)
-        size = q.shape[-1]
         if handed.gates is not None:
             # The gates join the logits as one more channel, 1 / scale in q, 0 in k, b in prompt_k. Kernels want
             # the number of channels to be a multiple of 8, and the same in v.
@@ -84,17 +110,9 @@ class PromptedAttention:
             gates = _per_window(handed.gates, q.shape[0]).to(prompt_k)
             gates = gates[:, None, :, None].expand(*prompt_k.shape[:-1], 1)
             prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
-        k, v = torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2)
-        watcher = running.watcher()
-        # PyTorch's older exporter has no fused attention below opset 14.
-        if watcher is None and not (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()):
-            return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
-        weights = _weights(q, k, scale, bias)
-        if watcher is not None:
-            watcher(self, weights, v[..., :size])
-        return weights @ v[..., :size]
+        return q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2), bias
 
-    def _prompts(self, rows: Tensor, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    def _prompts(self, rows: Any, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
         """Queries (or None), keys and values (batch_size, num_heads, n, d) of the rows."""
         rows = rows if rows.dim() == 3 else rows[None]
         parts = self._parts(self.project_rows(rows))

@@ -2,7 +2,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import running
@@ -22,11 +22,16 @@ class Given(NamedTuple):
 
 
 class PromptedBlock:
-    """In front of a block's class: its prompts, behind its own first norm, are keys and values of its attention."""
+    """In front of a block's class: its prompts, as its attention sees tokens, are keys and values of that.
+
+    Attributes:
+        norm_first: Whether attention sees tokens behind the block's first norm; else that norm comes after attention,
+            and prompts are read as they are.
+    """
 
     place: running.Place
+    norm_first = True
     _checkpointed = False
-    norm1: Any  # upstream's
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """(B, N, C) or (B, h, w, C) to the same, as upstream.
@@ -77,11 +82,16 @@ class PromptedBlock:
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
         prompts, number = self.place
-        rows = self.norm1.forward(prompts.read(number, x, given).to(x.dtype))
+        norm = first_norm(self) if self.norm_first else None
+        rows = self.normed(prompts.read(number, x, given).to(x.dtype))
         gates = None
         if prompts.probe is not None:
-            rows, gates = prompts.probe.watch(given.owned, rows, self.norm1, x.shape[0])
+            rows, gates = prompts.probe.watch(given.owned, rows, norm, x.shape[0])
         return self._upstream(running.Handed(rows, gates), x, *args, **kwargs), None
+
+    def normed(self, rows: Tensor) -> Tensor:
+        """Rows as the block shows tokens to its attention."""
+        return first_norm(self).forward(rows) if self.norm_first else rows
 
     def _upstream(self, handed: running.Handed, x: Tensor, *args, **kwargs) -> Tensor:
         """Upstream's block, whose attention finds what is handed over."""
@@ -98,7 +108,8 @@ class TokenBlock(PromptedBlock):
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
-        out = self._upstream(running.Handed(None), torch.cat([x, rows], 1), *args, **kwargs)
+        handed = running.Handed(None, behind=rows.shape[1])
+        out = self._upstream(handed, torch.cat([x, rows], 1), *args, **kwargs)
         # Not [:, x.shape[1]:], of whose length inductor knows nothing.
         kept = out.narrow(1, x.shape[1], rows.shape[1])
         return out[:, :x.shape[1]], prompts.leave(number, kept)
@@ -110,13 +121,30 @@ class WindowTokenBlock(PromptedBlock):
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = self.place
         rows = prompts.read(number, x, given).to(x.dtype)
-        handed = running.Handed(self.norm1.forward(rows), wants_outputs=True)
+        handed = running.Handed(self.normed(rows), wants_outputs=True)
         out = self._upstream(handed, x, *args, **kwargs)
-        return out, prompts.leave(number, _feed_forward(self, rows + handed.outputs))
+        assert handed.outputs is not None
+        rest = _feed_forward if self.norm_first else _feed_forward_then_norm
+        return out, prompts.leave(number, rest(self, rows, handed.outputs))
 
 
-def _feed_forward(block: Any, x: Tensor) -> Tensor:
-    """The second half of a block in eval mode, in which frozen ones are: no drop path."""
-    mlp = getattr(block, 'mlp', None)  # timm's name
+# The second half of a block in eval mode, in which frozen ones are: no drop path. ``mlp`` is timm's name.
+
+
+def _feed_forward(block: Any, rows: Tensor, outputs: Tensor) -> Tensor:
+    x = rows + outputs
+    mlp = getattr(block, 'mlp', None)
     rows = block.norm2.forward(x)
     return block.ffn.forward(rows, identity=x) if mlp is None else x + mlp.forward(rows)
+
+
+def _feed_forward_then_norm(block: Any, rows: Tensor, outputs: Tensor) -> Tensor:
+    x = rows + block.norm1.forward(outputs)
+    mlp = getattr(block, 'mlp', None)
+    x = x + block.norm2.forward((block.ffn if mlp is None else mlp).forward(x))
+    return block.norm3.forward(x) if getattr(block, 'extra_norm', False) else x  # MMPretrain's largest
+
+
+def first_norm(block: Any) -> nn.Module:
+    """A block's norm at its attention."""
+    return block.norm1 if hasattr(block, 'norm1') else block.ln1  # the latter is what MMPretrain's DeiT-3 has alone

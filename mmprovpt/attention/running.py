@@ -40,11 +40,14 @@ class Handed:
             tokens.
         gates: (B, n) numbers to be added to the logits of the prompts, or None.
         wants_outputs: Whether attention shall say what becomes of the prompts.
+        behind: How many of the tokens, the last ones, are prompts; None where no token is.
         outputs: (B, n, C), set by the attention.
     """
 
-    def __init__(self, rows: Tensor | None, gates: Tensor | None = None, wants_outputs: bool = False) -> None:
+    def __init__(self, rows: Tensor | None, gates: Tensor | None = None, wants_outputs: bool = False,
+                 behind: int | None = None) -> None:
         self.rows = rows
+        self.behind = behind
         self.gates = gates
         self.wants_outputs = wants_outputs
         self.outputs: Tensor | None = None

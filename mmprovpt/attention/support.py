@@ -11,10 +11,14 @@ from torch import nn
 from mmprovpt.errors import ConfigError
 
 from .base import PromptedAttention
+from .beit import PromptedBEiTAttention
+from .block import first_norm
 from .mmcv_mha import PromptedMMCVAttention
 from .mmpretrain_attention import PromptedMultiheadAttention
+from .rotary import PromptedRotaryAttention
 from .timm_attention import PromptedTIMMAttention
 from .window import PromptedWindowAttention
+from .window_v2 import PromptedWindowAttentionV2
 
 
 class Support(NamedTuple):
@@ -24,21 +28,24 @@ class Support(NamedTuple):
         reads: The class that goes in front of it.
         blocks: Full names of blocks that are known to compute ``attention(norm1(x))`` on all tokens of an image.
         backbones: Full names of backbones (or their bases) that are known to give such blocks one image per sample.
+        post_norm: Full names of blocks that are known to compute ``norm1(attention(x))``.
     """
     reads: type
     blocks: tuple[str, ...]
     backbones: tuple[str, ...]
+    post_norm: tuple[str, ...] = ()
 
 
 SUPPORTED: dict[str, Support] = {}
 
 
-def support(attentions: Sequence[str], blocks: Sequence[str], backbones: Sequence[str]) -> Callable[[type], type]:
+def support(attentions: Sequence[str], blocks: Sequence[str], backbones: Sequence[str],
+            post_norm: Sequence[str] = ()) -> Callable[[type], type]:
     """Register a subclass of :class:`PromptedAttention` for classes of attention; a decorator.
 
     Args:
         attentions: Full dotted names, such as ``'my_package.vit.Attention'``.
-        blocks, backbones: See :class:`Support`; they are added to those known.
+        blocks, backbones, post_norm: See :class:`Support`; they are added to those known.
 
     Raises:
         ConfigError: Another class reads this attention already.
@@ -49,7 +56,8 @@ def support(attentions: Sequence[str], blocks: Sequence[str], backbones: Sequenc
             known = SUPPORTED.get(name, Support(reads, (), ()))
             if known.reads is not reads:
                 raise ConfigError(f'{name} is read by {known.reads.__name__} already')
-            SUPPORTED[name] = Support(reads, (*known.blocks, *blocks), (*known.backbones, *backbones))
+            SUPPORTED[name] = Support(reads, (*known.blocks, *blocks), (*known.backbones, *backbones),
+                                      (*known.post_norm, *post_norm))
         return reads
 
     return register
@@ -59,7 +67,13 @@ support(
     # The second is its place in timm before 1.0.17.
     ['timm.layers.attention.Attention', 'timm.models.vision_transformer.Attention'],
     ['timm.models.vision_transformer.Block'],
-    ['timm.models.vision_transformer.VisionTransformer'])(PromptedTIMMAttention)
+    ['timm.models.vision_transformer.VisionTransformer'],
+    ['timm.models.vision_transformer.ResPostBlock'])(PromptedTIMMAttention)
+support(
+    ['timm.layers.attention.AttentionRope', 'timm.models.eva.EvaAttention'],
+    ['timm.models.eva.EvaBlock'], ['timm.models.eva.Eva'],
+    ['timm.models.eva.EvaBlockPostNorm'])(PromptedRotaryAttention)
+support(['timm.models.beit.Attention'], ['timm.models.beit.Block'], ['timm.models.beit.Beit'])(PromptedBEiTAttention)
 support(
     ['timm.models.swin_transformer.WindowAttention'],
     ['timm.models.swin_transformer.SwinTransformerBlock'],
@@ -67,7 +81,8 @@ support(
     ['timm.models.swin_transformer.SwinTransformer', 'timm.models._features.FeatureDictNet'])(PromptedWindowAttention)
 support(
     ['mmpretrain.models.utils.attention.MultiheadAttention'],
-    ['mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer'],
+    ['mmpretrain.models.backbones.vision_transformer.TransformerEncoderLayer',
+     'mmpretrain.models.backbones.deit3.DeiT3TransformerEncoderLayer'],
     ['mmpretrain.models.backbones.vision_transformer.VisionTransformer'])(PromptedMultiheadAttention)
 support(
     ['mmcv.cnn.bricks.transformer.MultiheadAttention'],
@@ -79,6 +94,21 @@ support(
     ['mmpretrain.models.utils.attention.WindowMSA'],
     ['mmpretrain.models.backbones.swin_transformer.SwinBlock'],
     ['mmpretrain.models.backbones.swin_transformer.SwinTransformer'])(PromptedWindowAttention)
+support(
+    ['timm.models.swin_transformer_v2.WindowAttention'], [],
+    ['timm.models.swin_transformer_v2.SwinTransformerV2', 'timm.models._features.FeatureDictNet'],
+    ['timm.models.swin_transformer_v2.SwinTransformerV2Block'])(PromptedWindowAttentionV2)
+support(
+    ['mmpretrain.models.utils.attention.WindowMSAV2'], [],
+    ['mmpretrain.models.backbones.swin_transformer_v2.SwinTransformerV2'],
+    ['mmpretrain.models.backbones.swin_transformer_v2.SwinBlockV2'])(PromptedWindowAttentionV2)
+support(
+    ['mmpretrain.models.utils.attention.BEiTAttention'],
+    ['mmpretrain.models.backbones.beit.BEiTTransformerEncoderLayer'],
+    ['mmpretrain.models.backbones.beit.BEiTViT'])(PromptedBEiTAttention)
+for _module, _name in (('mmseg.models.backbones.beit', 'BEiT'), ('mmseg.models.backbones.mae', 'MAE')):
+    support([f'{_module}.{_name}Attention'], [f'{_module}.{_name}TransformerEncoderLayer'],
+            [f'{_module}.{_name}'])(PromptedBEiTAttention)
 
 
 def full_name(cls: type) -> str:
@@ -94,12 +124,14 @@ class Block(NamedTuple):
         module, attention: Itself, and its attention.
         backbone: The backbone around it, which is of a known class.
         width: C.
+        norm_first: Whether its first norm comes before attention.
     """
     name: str
     module: nn.Module
     attention: nn.Module
     backbone: nn.Module
     width: int
+    norm_first: bool
 
 
 def find_blocks(backbone: nn.Module) -> list[Block]:
@@ -114,7 +146,8 @@ def find_blocks(backbone: nn.Module) -> list[Block]:
     strangers = [module for name, module in modules.items() if _is_attention(module)
                  and not any(_inside(name, other) or _inside(other, name) for other in found)]
     if not found and not strangers:
-        strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()]
+        strangers = [module for module in modules.values() if 'attention' in type(module).__name__.lower()
+                     or hasattr(module, 'in_proj') or hasattr(module, 'kv')]
     if strangers or not found:
         names = ', '.join(sorted({full_name(type(module)) for module in strangers}))
         what = f'attention that takes no prompts: {names}' if names else 'no attention at all'
@@ -140,15 +173,18 @@ def _inside(name: str, other: str) -> bool:
 def _block(modules: dict[str, nn.Module], name: str) -> Block:
     attention = modules[name]
     entry = SUPPORTED[full_name(type(attention))]
+    known = (*entry.blocks, *entry.post_norm)
     above = [name[:end] for end in range(len(name) - 1, 0, -1) if name[end] == '.'] + ['']
-    block = next((parent for parent in above if full_name(type(modules[parent])) in entry.blocks), None)
+    block = next((parent for parent in above if full_name(type(modules[parent])) in known), None)
     if block is None:
-        raise ConfigError(_unknown(name, attention, 'block', modules[above[0]], entry.blocks))
+        raise ConfigError(_unknown(name, attention, 'block', modules[above[0]], known))
     owner = _owner(modules, above[above.index(block) + 1:], entry)
     if owner is None:
         raise ConfigError(_unknown(name, attention, 'backbone', modules[''], entry.backbones))
     module: Any = modules[block]
-    return Block(block, module, attention, owner, module.norm1.weight.numel())
+    norm_first = full_name(type(module)) not in entry.post_norm
+    norm: Any = first_norm(module)
+    return Block(block, module, attention, owner, norm.weight.numel(), norm_first)
 
 
 def _owner(modules: dict[str, nn.Module], above: list[str], entry: Support) -> nn.Module | None:

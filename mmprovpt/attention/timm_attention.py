@@ -19,12 +19,13 @@ class PromptedTIMMAttention(PromptedAttention):
         Raises:
             ValueError: If ``is_causal``: prompts have no place in an order of tokens.
         """
-        if is_causal:
-            raise ValueError('is_causal=True with prompts: prompted attention is for image tokens, which have no '
-                             'order. Call the backbone without a causal mask.')
-        q, k, v = self.split(self.qkv(x))
-        out = self.attend(self.norm_queries(q), self.norm_keys(k), v, self.scale, attn_mask,
-                          self.attn_drop.p if self.training else 0.)
+        refuse_causal(is_causal)
+        q, k, v = self.split(self.project(x))
+        return self.finish(x, self.norm_queries(q), self.norm_keys(k), v, attn_mask)
+
+    def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """All from the logits on; x (B, N, C) is what upstream's attention was given."""
+        out = self.attend(q, k, v, self.scale, attn_mask, self.attn_drop.p if self.training else 0.)
         # 'norm' (scale_norm) and 'gate' exist in some versions only.
         out = getattr(self, 'norm', nn.Identity())(out.transpose(1, 2).flatten(2))
         if getattr(self, 'gate', None) is not None:
@@ -38,3 +39,10 @@ class PromptedTIMMAttention(PromptedAttention):
     def norm_keys(self, k: Tensor) -> Tensor:
         """See the base class."""
         return self.k_norm(k)
+
+
+def refuse_causal(is_causal: bool) -> None:
+    """Raise where tokens are in an order."""
+    if is_causal:
+        raise ValueError('is_causal=True with prompts: prompted attention is for image tokens, which have no '
+                         'order. Call the backbone without a causal mask.')

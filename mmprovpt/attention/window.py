@@ -25,7 +25,8 @@ class PromptedWindowAttention(PromptedAttention):
         Returns:
             (B * windows, N, C).
         """
-        q, k, v = self.split(self.qkv(x))
+        q, k, v = self.split(self.project(x))
+        q, k = self.norm_queries(q), self.norm_keys(k)
         bias = self._position_bias(x.shape[1])
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)

@@ -108,11 +108,12 @@ def _connect(block: Block, place: running.Place) -> None:
     reads = SUPPORTED[full_name(type(block.attention))].reads
     windows = issubclass(reads, PromptedWindowAttention)
     keeps = place.prompts.keeps_outputs
-    if windows or not keeps:
+    if windows or not keeps or reads.has_positions:
         block.attention.place = place
         adopt(block.attention, reads)
     was_checkpointed = vars(block.module).pop('with_cp', False)
     block.module.place = place
+    block.module.norm_first = block.norm_first
     adopt(block.module, (WindowTokenBlock if windows else TokenBlock) if keeps else PromptedBlock)
     block.module.checkpointed = was_checkpointed
 

@@ -23,6 +23,8 @@ SOURCE = 'frozen_init_cfg'
 # Norms of the outputs, which checkpoints of classifiers lack. They start as the identity and stay so: what
 # reads the features (a convolution, a linear layer) can express any scale and shift of them.
 _OUTPUT_NORM = re.compile(r'(norm\d+|ln2)\.(weight|bias)')
+# Buffers that follow from the config. MMPretrain's SwinV2 takes them out of whatever it loads.
+_RECOMPUTED = re.compile(r'relative_(position_index|coords_table)')
 _ADVICE = ('Give the backbone the init_cfg (and img_size and dtype) that it was tuned with, or use a full checkpoint, '
            'which tools/export_prompts.py --merge makes.')
 _SWIN = 'mmpretrain.models.backbones.swin_transformer.SwinTransformer'
@@ -67,6 +69,9 @@ class CompleteLoading:
         _rename_old_keys(self, state_dict, prefix, local_metadata.get('version'))
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        for name, value in own.items():
+            if _RECOMPUTED.search(name):
+                state_dict.setdefault(prefix + name, value)
         self._check_complete(state_dict, prefix)
         if not only_tuned:
             self._frozen_loaded = True

@@ -111,7 +111,7 @@ def fold_prompts(model: nn.Module) -> None:
             continue
         given = Given(prompts.owners()[number], grid=None, kept=None)
         any_input = prompts.tokens.new_zeros(1, 1, prompts.widths[number])
-        rows = block.norm1.forward(prompts.read(number, any_input, given))
+        rows = block.normed(prompts.read(number, any_input, given))
         folded = attention.project_rows(rows if rows.dim() == 3 else rows[None])
         attention.register_buffer('folded_rows', folded.detach(), persistent=False)
         attention.project_rows = lambda rows, attention=attention: attention.folded_rows

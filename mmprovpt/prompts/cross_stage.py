@@ -67,25 +67,43 @@ def merge(merging: Any, rows: Tensor) -> Tensor:
     """(..., C) to (..., C'): what a patch merging makes of four equal neighbours."""
     copies = _copies(merging, rows)
     # .forward: other people's hooks on them see tokens alone.
+    if _norms_after(merging):
+        return merging.norm.forward(merging.reduction.forward(copies))
     return merging.reduction.forward(copies if merging.norm is None else merging.norm.forward(copies))
 
 
+def _norms_after(merging: Any) -> bool:
+    """Whether a patch merging norms what its reduction gives, as SwinV2's do, and not what it is given."""
+    return merging.norm is not None and merging.norm.weight.numel() == merging.reduction.out_features
+
+
 def _unmerge(merging: Any, row: Tensor) -> Tensor:
-    """The standardised n (its scale open) whose merging comes closest to ``row`` in the eyes of a LayerNorm.
+    """The n (its scale open) whose merging comes closest to ``row``, by least squares."""
+    weight = merging.reduction.weight.float().cpu()
+    columns = torch.stack([_copies(merging, unit) for unit in torch.eye(weight.shape[1] // 4)], 1)
+    inverse = _before_norm if _norms_after(merging) else _behind_norm
+    matrix, target = inverse(merging, weight, columns, row.float().cpu())
+    # gelsd takes a matrix of any rank (without biases a column below is 0).
+    solution = torch.linalg.lstsq(matrix, target[:, None], driver='gelsd').solution
+    return solution[:columns.shape[1], 0].to(row)
+
+
+def _before_norm(merging: Any, weight: Tensor, columns: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """With A the reduction, γ and β the norm's, merging is (γ (A n − m) + s β) / s, hence = row in (n, m, s)."""
+    scale, shift = merging.norm.weight.float().cpu()[:, None], merging.norm.bias.float().cpu()[:, None]
+    return torch.cat([scale * (weight @ columns), -scale, shift], 1), row
+
+
+def _behind_norm(merging: Any, weight: Tensor, columns: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """For the standardised n whose merging comes closest to ``row`` in the eyes of a LayerNorm.
 
     On standardised inputs, merging's own LayerNorm is only its affine part, so merging is A n + c. A block reads
     ``row`` up to mean m and scale, hence the least-squares problem s (A n + c) + m = row in (s n, s, m).
     """
-    weight = merging.reduction.weight.float().cpu()
     scale, offset = torch.ones_like(weight[0]), torch.zeros_like(weight[:, 0])
     if merging.norm is not None:
         scale = merging.norm.weight.float().cpu()
         offset = weight @ merging.norm.bias.float().cpu()
     if merging.reduction.bias is not None:
         offset = offset + merging.reduction.bias.float().cpu()
-    units = torch.eye(weight.shape[1] // 4)
-    columns = torch.stack([_copies(merging, unit) for unit in units], 1)
-    matrix = torch.cat([(weight * scale) @ columns, offset[:, None], torch.ones(len(weight), 1)], 1)
-    # gelsd takes a matrix of any rank (without biases its column for s is 0).
-    solution = torch.linalg.lstsq(matrix, row.float().cpu()[:, None], driver='gelsd').solution
-    return solution[:len(units), 0].to(row)
+    return torch.cat([(weight * scale) @ columns, offset[:, None], torch.ones(len(weight), 1)], 1), row

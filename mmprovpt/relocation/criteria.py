@@ -105,14 +105,14 @@ class Criterion:
 
     # What a forward calls, see mmprovpt.attention.block
 
-    def watch(self, owned: Tensor, rows: Tensor, norm: nn.Module,
+    def watch(self, owned: Tensor, rows: Tensor, norm: nn.Module | None,
               batch_size: int) -> tuple[Tensor, Tensor | None]:
         """Have the backward of a block measure its prompts.
 
         Args:
             owned: (n,) int64, numbers of the prompts that the block reads.
             rows: (n, C), or (B, n, C) where samples differ: they, behind ``norm``.
-            norm: The block's first.
+            norm: The block's first, or None where prompts are read as they are (SwinV2).
             batch_size: B, number of samples.
 
         Returns:

@@ -35,7 +35,7 @@ def pretrained(case, path):
 
 
 def init_from(case, state, path, **overrides):
-    if (case.scope, case.upstream) == ('mmseg', 'VisionTransformer'):  # which reads no prefix
+    if case.scope == 'mmseg' and case.upstream in ('VisionTransformer', 'BEiT'):  # which reads no prefix
         state = {key.removeprefix('backbone.'): value for key, value in state.items()}
     backbone = randomise(build(case, TOKENS, init_cfg=pretrained(case, save(path, state)), **overrides), seed=9)
     backbone.init_weights()
@@ -80,7 +80,7 @@ def test_resumed_checkpoint_brings_the_prompts(case, tmp_path):
 @pytest.mark.parametrize('route', ['init_cfg', 'load_from', 'pytorch'])
 def test_missing_key_is_named(case, tmp_path, route):
     state = prefixed(build(case))
-    lost = [key for key in state if 'qkv.weight' in key or 'in_proj_weight' in key][1]
+    lost = [key for key in state if any(part in key for part in ('qkv.weight', 'q_proj.weight', 'in_proj_weight'))][1]
     del state[lost]
     with pytest.raises(RuntimeError, match='random weights') as error:
         load(route, case, state, tmp_path)
@@ -90,7 +90,7 @@ def test_missing_key_is_named(case, tmp_path, route):
 @pytest.mark.parametrize('route', ['init_cfg', 'load_from', 'pytorch'])
 def test_shape_that_does_not_fit_is_named(case, tmp_path, route):
     state = prefixed(build(case))
-    key = next(key for key in state if 'fc1.weight' in key or 'layers.0.0.weight' in key)
+    key = next(key for key in state if 'fc1' in key and 'weight' in key or 'layers.0.0.weight' in key)
     state[key] = state[key][:-1]
     with pytest.raises(RuntimeError) as error:
         load(route, case, state, tmp_path)

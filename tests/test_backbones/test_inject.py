@@ -47,10 +47,10 @@ def test_twice(vit):
 
 @pytest.mark.parametrize('scope, cfg, message', [
     ('mmdet', dict(type='ResNet', depth=18), 'has no attention at all'),
-    ('mmpretrain', dict(type='SwinTransformerV2', arch='tiny', img_size=256, window_size=8), 'WindowMSAV2'),
-    ('mmpretrain', dict(type='BEiTViT', arch='deit-tiny'), 'BEiTAttention'),
-    ('mmpretrain', dict(type='DeiT3', arch='small'),
-     'in a block mmpretrain.models.backbones.deit3.DeiT3TransformerEncoderLayer, which is not known'),
+    ('mmpretrain', dict(type='MViT', arch='tiny'), 'MultiScaleAttention'),
+    ('mmpretrain', dict(type='T2T_ViT', t2t_cfg=dict(token_dims=64, use_performer=False), num_layers=1,
+                        layer_cfgs=dict(num_heads=6, feedforward_channels=8)),
+     'in a block mmpretrain.models.backbones.t2t_vit.T2TTransformerLayer, which is not known'),
 ])
 def test_unsupported_backbone_is_named(scope, cfg, message):
     with DefaultScope.overwrite_default_scope(scope):
@@ -59,13 +59,13 @@ def test_unsupported_backbone_is_named(scope, cfg, message):
         inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=1))
 
 
-def test_post_norm_blocks_are_refused():
+def test_unknown_blocks_and_attention_in_a_known_backbone_are_refused():
     backbone = timm.create_model('vit_relpos_small_patch16_224', img_size=32, depth=1)
     with pytest.raises(ValueError, match='RelPosAttention'):
         inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=1))
     backbone = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=1,
-                                 block_fn=timm.models.vision_transformer.ResPostBlock)
-    with pytest.raises(ValueError, match='is in a block timm.models.vision_transformer.ResPostBlock'):
+                                 block_fn=timm.models.vision_transformer.ParallelThingsBlock)
+    with pytest.raises(ValueError, match='is in a block torch.nn.modules.container.Sequential, which is not known'):
         inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=1))
 
 

@@ -3,8 +3,10 @@ import pytest
 import timm
 import torch
 from matrix import fill_rows, randomise
+from mmengine.registry import MODELS, DefaultScope
+from torch.utils._pytree import tree_leaves
 
-from mmprovpt import inject_prompts
+from mmprovpt import inject_prompts, tuned_state_dict
 from mmprovpt.errors import ConfigError
 
 VIT = dict(model_name='vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
@@ -64,8 +66,9 @@ def test_the_model_inside_of_a_wrapper_has_the_same_ways_in(kind):
 
 
 @pytest.mark.parametrize('name, options, named', [
-    ('beit_base_patch16_224', dict(depth=2), 'timm.models.beit.Attention'),
-    ('beitv2_base_patch16_224', dict(depth=2), 'timm.models.beit.Attention'),
+    ('beit_base_patch16_224', dict(depth=2), None),
+    ('beitv2_base_patch16_224', dict(depth=2), None),
+    ('vit_base_patch16_rpn_224', dict(depth=2), None),
     ('pvt_v2_b0', {}, 'timm.models.pvt_v2.Attention'),
     ('visformer_tiny', {}, 'timm.models.visformer.Attention'),
     ('samvit_base_patch16', dict(depth=2, img_size=224), 'timm.models.vision_transformer_sam.Attention'),
@@ -73,7 +76,10 @@ def test_the_model_inside_of_a_wrapper_has_the_same_ways_in(kind):
     ('mobilevit_xxs', {}, 'timm.models.byobnet.ByobNet'),
     ('crossvit_tiny_240', {}, 'timm.models.crossvit'),
     ('naflexvit_base_patch16_gap', dict(depth=1), 'timm.models.naflexvit.NaFlexVit'),
-    ('swinv2_tiny_window8_256', {}, 'timm.models.swin_transformer_v2.WindowAttention'),
+    ('swinv2_tiny_window8_256', {}, None),
+    ('swinv2_cr_tiny_224', {}, 'timm.models.swin_transformer_v2_cr.WindowMultiHeadAttention'),
+    ('hiera_tiny_224', {}, 'timm.models.hiera.MaskUnitAttention'),
+    ('vit_base_patch16_xp_224', dict(depth=1), 'timm.models.vision_transformer.ParallelScalingBlock'),
     ('swin_s3_tiny_224', None, None),
     ('xcit_nano_12_p16_224', dict(depth=1), 'timm.models.xcit'),
     ('levit_128s', {}, 'timm.models.levit'),
@@ -90,6 +96,36 @@ def test_lookalikes_work_or_are_refused_when_built(name, options, named, kind):
         inject_prompts(net, dict(kind, num_tokens=2))
     assert 'timm.models.vision_transformer' in str(caught.value) and 'others can be added' in str(caught.value)
     assert {where: type(module) for where, module in net.named_modules()} == before
+
+
+@pytest.mark.parametrize('route', ['inject_prompts', 'config'])
+def test_dinov3_by_its_name(route):
+    """At its own width and depth; what it is and how large images are, its name says alone."""
+    def build():
+        if route == 'config':
+            with DefaultScope.overwrite_default_scope('mmpretrain'):
+                return MODELS.build(dict(type='mmprovpt.PromptedTIMMBackbone', model_name='vit_small_patch16_dinov3',
+                                         prompts=dict(type='StaticPrompts', num_tokens=2, dropout=0.)))
+        net = timm.create_model('vit_small_patch16_dinov3', pretrained=False, num_classes=0, global_pool='')
+        inject_prompts(net, dict(type='StaticPrompts', num_tokens=2, dropout=0.))
+        return net
+
+    torch.manual_seed(0)
+    backbone, x = randomise(build()).train(), torch.randn(1, 3, 48, 80)
+    prompts, features = backbone.prompts, tree_leaves(backbone(x))[0]
+    assert features.shape == (1, 5 + 3 * 5, 384) and prompts.num_blocks == 12  # class token and 4 registers
+    (features * torch.randn(features.shape)).sum().backward()
+    assert [name for name, value in backbone.named_parameters() if value.grad is not None] == ['prompts.tokens']
+    assert prompts.tokens.grad.abs().sum(1).all()
+    prompts.relocate(0, 11)
+    small = tuned_state_dict(backbone)
+    assert {name for name in small if 'prompts.' not in name} == set() and small['prompts.tokens'].numel() == 24 * 384
+    other = randomise(build()).eval()
+    other.load_state_dict(small)
+    with torch.no_grad():
+        for size in ((48, 80), (64, 32)):
+            x = torch.randn(1, 3, *size)
+            assert torch.equal(tree_leaves(other(x))[0], tree_leaves(backbone.eval()(x))[0])
 
 
 @pytest.mark.parametrize('name, fan_in', [

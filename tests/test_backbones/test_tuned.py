@@ -32,7 +32,8 @@ class Detector(nn.Module):
 
 def init_cfg(case, path):
     """As configs of that library write it, of a file with the weights of ``build(case)``."""
-    prefix = '' if (case.scope, case.upstream) == ('mmseg', 'VisionTransformer') else 'backbone.'  # it reads no prefix
+    reads_no_prefix = case.scope == 'mmseg' and case.upstream in ('VisionTransformer', 'BEiT')
+    prefix = '' if reads_no_prefix else 'backbone.'
     torch.save(dict(state_dict={prefix + key: value for key, value in build(case).state_dict().items()}), path)
     cfg = ConfigDict(type='Pretrained', checkpoint=str(path))
     return ConfigDict(cfg, prefix='backbone.') if case.scope == 'mmpretrain' else cfg

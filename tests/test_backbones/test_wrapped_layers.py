@@ -13,13 +13,14 @@ from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from mmprovpt import inject_prompts
 
 FORMS = ('static', 'adaptive', 'shallow')
+PROJECTIONS = 'qkv', 'q_proj', 'k_proj', 'v_proj'
 # mmcv's wrapper of torch's attention has no projection of its own; see test_attention.py.
 QKV = [name for name in CASES if name != 'mmseg-vit']
 
 
 def set_lora(backbone):
     """peft's LoRA around every projection, with weights that change much."""
-    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=['qkv'], r=2), backbone)
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(PROJECTIONS), r=2), backbone)
     torch.manual_seed(5)
     for layer in layers(backbone):
         nn.init.normal_(layer.lora_A['default'].weight)
@@ -33,9 +34,11 @@ def layers(backbone):
 def merged(backbone):
     """The same with plain layers that hold the sum."""
     for module in list(backbone.modules()):
-        if isinstance(getattr(module, 'qkv', None), peft.tuners.lora.Linear):
-            module.qkv.merge()
-            module.qkv = module.qkv.base_layer
+        for name in PROJECTIONS:
+            layer = getattr(module, name, None)
+            if isinstance(layer, peft.tuners.lora.Linear):
+                layer.merge()
+                setattr(module, name, layer.base_layer)
     return backbone
 
 

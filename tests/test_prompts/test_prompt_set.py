@@ -194,7 +194,21 @@ class Concatenating(Unfolding):
         return self.reduction(self.norm(x)), (1, 1)
 
 
-@pytest.mark.parametrize('kind', [Unfolding, Concatenating])
+class NormingAfter(Concatenating):
+    """That of SwinV2."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.norm = nn.LayerNorm(2 * width)
+        with torch.no_grad():
+            for parameter in self.norm.parameters():
+                parameter.normal_()
+
+    def forward(self, x, size):
+        return self.norm(self.reduction(x.flatten(1)[:, None])), None
+
+
+@pytest.mark.parametrize('kind', [Unfolding, Concatenating, NormingAfter])
 def test_projecting_deeper_is_what_patch_merging_does(kind):
     torch.manual_seed(0)
     mergings = [kind(8), kind(16)]
@@ -211,7 +225,7 @@ def test_projecting_deeper_is_what_patch_merging_does(kind):
     assert not any(name.startswith('mergings') for name in own.state_dict())
 
 
-@pytest.mark.parametrize('kind', [Unfolding, Concatenating])
+@pytest.mark.parametrize('kind', [Unfolding, Concatenating, NormingAfter])
 def test_projecting_shallower_inverts_it(kind):
     """Deeper and back is the identity up to scale and mean, to which LayerNorm is blind."""
     torch.manual_seed(0)

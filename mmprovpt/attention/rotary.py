@@ -1,0 +1,67 @@
+"""Self-attention of timm with rotary positions: DINOv3, EVA and EVA-02, Perception Encoder, rotary ViTs."""
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bias_in_parts import BiasInParts
+from .timm_attention import PromptedTIMMAttention, refuse_causal
+
+
+class PromptedRotaryAttention(BiasInParts, PromptedTIMMAttention):
+    """In front of ``timm.layers.attention.AttentionRope`` and ``timm.models.eva.EvaAttention``.
+
+    Prompts stand nowhere in the image: as prefix tokens (class token, registers), they take no rotation.
+    """
+
+    has_positions = True
+    num_prefix_tokens: int
+    q_proj: Any
+    k_proj: Any
+    v_proj: Any
+
+    def forward(self, x: Tensor, rope: Tensor | None = None,  # type: ignore[override]
+                attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, N, C) to (B, N, C); the block's prompts are additional keys and values, never masked or rotated.
+
+        Args:
+            x: Prefix tokens, then patches; behind them prompts, where those are tokens.
+            rope: (..., patches, 2d), as upstream; None: no rotation.
+            attn_mask: (..., N, N), or None.
+            is_causal: Refused.
+
+        Raises:
+            ValueError: If ``is_causal``: prompts have no place in an order of tokens.
+        """
+        refuse_causal(is_causal)
+        q, k, v = self.split(self.project(x))
+        q, k = self.norm_queries(q), self.norm_keys(k)
+        if rope is not None:
+            q, k = self._rotate(q, rope).type_as(v), self._rotate(k, rope).type_as(v)
+        return self.finish(x, q, k, v, attn_mask)
+
+    def _rotate(self, x: Tensor, rope: Tensor) -> Tensor:
+        """(B, num_heads, N, d) with the patches rotated."""
+        from timm.layers import apply_rot_embed_cat
+        first, count = self.num_prefix_tokens, rope.shape[-2]
+        half = dict(half=True) if getattr(self, 'rotate_half', False) else {}  # not in all versions
+        patches = apply_rot_embed_cat(x[:, :, first:first + count], rope, **half)
+        # Not [:, :, first + count:], of whose length inductor knows nothing.
+        return torch.cat([x[:, :, :first], patches, x.narrow(2, first + count, x.shape[2] - first - count)], 2)
+
+    def project(self, x: Tensor) -> Tensor:
+        """See the base class; three projections are put together as one."""
+        return super().project(x) if self.qkv is not None else self._join(
+            self.q_proj(x), self.k_proj(x), self.v_proj(x))
+
+    def project_rows(self, rows: Tensor) -> Tensor:
+        """See the base class."""
+        return super().project_rows(rows) if self.qkv is not None else self._join(
+            self.q_proj.forward(rows), self.k_proj.forward(rows), self.v_proj.forward(rows))
+
+    def _join(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups = getattr(self, 'num_kv_groups', 1)
+        if groups > 1:  # several heads of queries share one of keys and values
+            k, v = (each.unflatten(-1, (self.num_heads // groups, -1)).repeat_interleave(groups, -2).flatten(-2)
+                    for each in (k, v))
+        return torch.cat([q, k, v], -1)
