@@ -48,10 +48,10 @@ def test_no_image_has_a_copy_of_the_windows_bias():
     mmprovpt.inject_prompts(swin, dict(type='StaticPrompts', num_tokens=PROMPTS, dropout=0.))
     swin.train()
     two, four = (kept_by(swin, torch.randn(size, 3, 112, 112)) for size in (2, 4))
-    # Stage 1: 784 tokens of width 24; windows of 49 with 3 heads. One block of the two has the mask.
+    # Stage 1: 784 tokens of width 24 in 16 windows with 3 heads, one block of the two with a mask; stage 2: 196 of 48.
     bias = 16 * 3 * 49 * (49 + PROMPTS) * 4
     activations = 2 * (784 * 24 + 196 * 48) * 10 * 4
-    assert (four - two) / 2 < 1.35 * activations + 0.5 * bias
+    assert activations < (four - two) / 2 < activations + 0.5 * bias
 
 
 @pytest.mark.parametrize('bias', [None, 'added', 'boolean', 'windows'])
