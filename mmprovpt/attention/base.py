@@ -61,7 +61,8 @@ class PromptedAttention:
         Args:
             q, k, v: (B', num_heads, N, d); B' counts samples, or windows of samples, sample by sample.
             scale: Of the logits.
-            bias: (..., N, N), boolean (True: may be read) or added to the logits. It is 0 for prompts.
+            bias: (..., N, N), boolean (True: may be read) or added to the logits. It is 0 for prompts. One of shape
+                (W, num_heads, N, N), 1 < W < B', is for the W windows of each sample.
             dropout_p: Of the attention weights.
 
         Where prompts are the last n of the tokens (VPT-Shallow), q, k and v have them, and bias has not.
@@ -83,15 +84,14 @@ class PromptedAttention:
         elif bias is not None and handed.behind is not None:
             bias = F.pad(bias, (0, handed.behind, 0, handed.behind), value=bias.dtype == torch.bool)
         watcher = running.watcher()
-        # PyTorch's older exporter has no fused attention below opset 14.
-        if watcher is None and not (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()):
-            return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)[..., :size]
+        if watcher is None and not _is_slow_fused(q, k):
+            return _fused(q, k, v, scale, bias, dropout_p)[..., :size]
         weights = _weights(q, k, scale, bias)
         # Queries of prompts are nobody's to see where prompts are tokens.
         seen = weights.shape[2] - (0 if handed.behind is None else handed.behind)
         if watcher is not None:
             watcher(self, weights[:, :, :seen], v[..., :size])
-        return weights @ v[..., :size]
+        return F.dropout(weights, dropout_p) @ v[..., :size]
 
     def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,
                        bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -110,6 +110,8 @@ class PromptedAttention:
             gates = _per_window(handed.gates, q.shape[0]).to(prompt_k)
             gates = gates[:, None, :, None].expand(*prompt_k.shape[:-1], 1)
             prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
+        # Kept for backward: a copy of the queries, and not with them the projection that they are a part of.
+        q = q.contiguous() if torch.is_grad_enabled() else q
         return q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2), bias
 
     def _prompts(self, rows: Any, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -134,9 +136,35 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
     return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
 
 
+def _is_slow_fused(q: Tensor, k: Tensor) -> bool:
+    """Whether attention is to be written out: on CPUs in bfloat16, and for PyTorch's older ONNX exporter.
+
+    The exporter has no fused attention below opset 14. In bfloat16 the fused kernel of CPUs takes 1.4 to 6 times as
+    long, forward and backward, up to some 600 tokens (docs/evidence/performance.md); beyond that its memory counts.
+    """
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        return True
+    return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[2] <= 640 and k.shape[2] <= 1280
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, dropout_p: float) -> Tensor:
+    """(B', num_heads, N, d). Windows of a sample go to the heads, so that no sample has a copy of their bias."""
+    windows = 1 if bias is None or bias.dim() < 4 else bias.shape[0]
+    if windows == 1 or windows == q.shape[0]:
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)
+    q, k, v = (x.reshape(-1, windows * x.shape[1], *x.shape[2:]) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, bias.flatten(0, 1)[None], dropout_p, scale=scale)
+    return out.reshape(-1, out.shape[1] // windows, *out.shape[2:])
+
+
 def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-    """(B', num_heads, N, N + n), each row sums to 1."""
-    logits = q @ k.transpose(-1, -2) * scale
+    """(B', num_heads, N, N + n), each row sums to 1. Logits are float32 at least, as in fused kernels."""
+    dtype = q.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        q, k = q.float(), k.float()
+    logits = q * scale @ k.transpose(-1, -2)
+    if bias is not None and bias.dim() == 4 and 1 < bias.shape[0] < q.shape[0]:
+        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
     if bias is not None:
         logits = logits.masked_fill(~bias, float('-inf')) if bias.dtype == torch.bool else logits + bias
-    return logits.softmax(-1)
+    return logits.softmax(-1).to(dtype)

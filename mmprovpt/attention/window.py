@@ -29,7 +29,7 @@ class PromptedWindowAttention(PromptedAttention):
         q, k = self.norm_queries(q), self.norm_keys(k)
         bias = self._position_bias(x.shape[1])
         if mask is not None:
-            bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
+            bias = bias + mask[:, None]
         # Fused: upstream's written-out softmax would keep all logits for backward.
         out = self.attend(q, k, v, self.scale, bias.to(q), self.attn_drop.p if self.training else 0.)
         out = self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
