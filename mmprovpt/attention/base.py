@@ -150,7 +150,7 @@ def _is_slow_fused(q: Tensor, k: Tensor) -> bool:
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, dropout_p: float) -> Tensor:
     """(B', num_heads, N, d). Windows of a sample go to the heads, so that no sample has a copy of their bias."""
     windows = 1 if bias is None or bias.dim() < 4 else bias.shape[0]
-    if windows == 1 or windows == q.shape[0]:
+    if bias is None or windows in (1, q.shape[0]):
         return F.scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=scale)
     q, k, v = (x.reshape(-1, windows * x.shape[1], *x.shape[2:]) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, bias.flatten(0, 1)[None], dropout_p, scale=scale)

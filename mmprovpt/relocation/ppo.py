@@ -121,9 +121,9 @@ class PPOAllocator(Allocator):
         for name, value in dict(horizon=horizon, epochs=epochs, hidden=hidden).items():
             if value < 1:
                 raise ConfigError(f'{name} must be at least 1, but is {value}')
-        for name, value, known in (('normalise', normalise, NORMALISE), ('init', init, INITS)):
-            if value not in known:
-                raise ConfigError(f'{name}={value!r}, but it must be one of {", ".join(known)}')
+        for name, given, known in (('normalise', normalise, NORMALISE), ('init', init, INITS)):
+            if given not in known:
+                raise ConfigError(f'{name}={given!r}, but it must be one of {", ".join(known)}')
         if normalise == 'rollout' and horizon < 2:
             raise ConfigError(f"normalise='rollout' compares the rewards of an update, but horizon={horizon}: set "
                               'horizon to 2 or more')

@@ -222,9 +222,12 @@ class Relocator:
             loss is not finite.
         """
         pending, self._pending = self._pending, None
-        largest = 0.0 if idleness is None else self._largest(idleness.cpu(), block_index.cpu())
-        known = pending is not None and math.isfinite(loss) and math.isfinite(largest)
-        self.last_reward = pending - loss * self.reward_loss_scale - largest if known else None
+        self.last_reward = None
+        if pending is not None:
+            reward = pending - loss * self.reward_loss_scale
+            if idleness is not None and block_index is not None:
+                reward -= self._largest(idleness.cpu(), block_index.cpu())
+            self.last_reward = reward if math.isfinite(reward) else None
         return self.last_reward
 
     def state_dict(self) -> dict:

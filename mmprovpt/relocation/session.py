@@ -2,7 +2,7 @@
 import inspect
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class RelocationSession:
                  state: str = 'scaled',
                  seed: int = 0,
                  averages: Sequence[nn.Module] = ()) -> None:
-        options = dict(relocate_per_period=relocate_per_period, reward_baseline=reward_baseline,
+        options: dict[str, Any] = dict(relocate_per_period=relocate_per_period, reward_baseline=reward_baseline,
                        reward_idleness=reward_idleness, reward_loss_scale=reward_loss_scale, state=state)
         check_types(RelocationSession, dict(options, loss_tail=loss_tail, seed=seed))
         self.arrival = build_arrival(arrival)
