@@ -139,12 +139,12 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
 def _is_slow_fused(q: Tensor, k: Tensor) -> bool:
     """Whether attention is to be written out: on CPUs in bfloat16, and for PyTorch's older ONNX exporter.
 
-    The exporter has no fused attention below opset 14. In bfloat16 the fused kernel of CPUs takes 1.4 to 6 times as
-    long, forward and backward, up to some 600 tokens (docs/evidence/performance.md); beyond that its memory counts.
+    The exporter has no fused attention below opset 14. In bfloat16 the fused kernel of CPUs takes 1.6 to 4 times as
+    long, forward and backward, up to some 200 tokens (docs/evidence/performance.md); beyond that its memory counts.
     """
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         return True
-    return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[2] <= 640 and k.shape[2] <= 1280
+    return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[2] <= 256 and k.shape[2] <= 512
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, dropout_p: float) -> Tensor:
