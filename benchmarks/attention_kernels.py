@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/attention_kernels.py
 
-Forward and backward, in turn, five rounds; the ratio of CPU times with its spread. Errors are relative, in the Euclidean
-norm, to float64 on the same bfloat16 inputs: of the output, and the largest of the three gradients.
+Forward and backward, in turn, five rounds; the ratio of CPU times with its spread. Errors are relative (Euclidean norm)
+to float64 on the same bfloat16 inputs: of the output, and the largest of the three gradients.
 """
 import time
 from statistics import median
