@@ -1,11 +1,14 @@
 """benchmarks/study: its arithmetic, its controls, and that its experiments are made of configs that exist."""
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from mmprovpt.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,9 +78,28 @@ def test_rows_of_constant_length(study):
     assert not torch.equal(rows.detach(), before)
 
 
-def test_experiments_name_configs_and_tell_runs_apart(study):
+def tuned(study, results, name):
+    """Results of a tuning in which the third setting of each method wins by one measure, and the first by the other."""
+    rows, seen = [], {}
+    measures = study['experiments'].MEASURES.get(name.removeprefix('tune_'), ('average_accuracy', 'last_accuracy'))
+    for run in study['experiments'].EXPERIMENTS[name](results):
+        arms = seen.setdefault(run.arm.split(' at ')[0], [])
+        if run.arm not in arms:
+            arms.append(run.arm)
+        number = arms.index(run.arm)
+        rows.append(dict(run._asdict(), **{measures[0]: 60. + (number == 2), measures[1]: 50. - number}))
+    (results / f'{name}.jsonl').write_text(''.join(json.dumps(row, default=str) + '\n' for row in rows))
+
+
+def test_experiments_name_configs_and_tell_runs_apart(study, tmp_path):
+    tunings = [name for name in study['experiments'].EXPERIMENTS if name.startswith('tune')]
+    for name in ('main', 'camvid', 'detection'):
+        with pytest.raises(ConfigError, match='trainings of the experiment .* are missing'):
+            study['experiments'].EXPERIMENTS[name](tmp_path)
+    for name in tunings:
+        tuned(study, tmp_path, name)
     for name, make in study['experiments'].EXPERIMENTS.items():
-        runs = make()
+        runs = make(tmp_path)
         keys = [study['study'].key_of(run) for run in runs]
         assert len(set(keys)) == len(keys) > 0, name
         assert all((ROOT / f'configs/{run.config}.py').exists() for run in runs), name
@@ -85,7 +107,7 @@ def test_experiments_name_configs_and_tell_runs_apart(study):
 
 def test_a_run_is_what_its_arm_says(study, tmp_path):
     """Options reach the config, and the split, the evaluator and the average are those of the phase."""
-    run = next(run for run in study['experiments'].gain() if run.arm == 'idlest, in place, shrunk')
+    run = next(run for run in study['experiments'].gain(tmp_path) if run.arm == 'idlest, in place, shrunk')
     cfg = study['study'].trial_of(run, tmp_path, tmp_path / 'data', tmp_path / 'weights').cfg
     assert cfg.train_cfg.max_epochs == 40 and cfg.optim_wrapper.clip_grad.max_norm == 0.25
     hook, average, _ = cfg.custom_hooks
@@ -95,3 +117,20 @@ def test_a_run_is_what_its_arm_says(study, tmp_path):
     search = study['study'].trial_of(run._replace(phase='search'), tmp_path, tmp_path, tmp_path).cfg
     assert search.train_dataloader.dataset.split == 'train800' and search.val_dataloader.dataset.split == 'val200'
     assert search.test_dataloader is None
+
+
+def test_methods_are_compared_at_what_won_by_each_measure(study, tmp_path):
+    """Two winners for each method, both trained; the table of a measure has its own."""
+    tuned(study, tmp_path, 'tune')
+    runs = study['experiments'].EXPERIMENTS['main'](tmp_path)
+    arms = {run.arm for run in runs if run.arm.startswith('VPT-Deep at')}
+    assert arms == {'VPT-Deep at 0.3, 0.0001', 'VPT-Deep at 0.1, 0.0001'}
+    assert len(runs) == 2 * len(study['experiments'].METHODS) * 5 * 7
+    values = {'VPT-Deep at 0.3, 0.0001': 70., 're-birth in place at 0.3, 0.0001': 72.}
+    rows = [dict(row(arm, task, seed, value + seed), experiment='main')
+            for arm, value in values.items() for task in 'tu' for seed in range(2)]
+    chosen = {'VPT-Deep': 'VPT-Deep at 0.3, 0.0001', 're-birth in place': 're-birth in place at 0.3, 0.0001'}
+    lines = study['tables'].main_table(rows, chosen, 'average_accuracy', 'VPT-Deep').splitlines()
+    assert lines[0] == '| method | setting | t | u | mean | less VPT-Deep |'
+    assert lines[3] == ('| re-birth in place | 0.3, 0.0001 | 72.5 (+2.0 ± 0.0) | 72.5 (+2.0 ± 0.0) | 72.5 '
+                        '| +2.0 ± 0.0 |')

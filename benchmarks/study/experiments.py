@@ -1,6 +1,12 @@
 """What is compared: arms, as configs and what they change. study.py runs them."""
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from tables import read_rows, winners
+
+from mmprovpt.errors import ConfigError
 
 TASKS = ('category', 'digits', 'count', 'location', 'orientation', 'size', 'cifar10_1k')
 TWO = ('category', 'size')  # on which methods are tuned
@@ -50,7 +56,7 @@ def moving(pruner: dict, allocator: dict, arrival: str | dict = 'keep', **option
                                         allocator=allocator, arrival=arrival), **options)])
 
 
-def gain() -> list[Run]:
+def gain(results: Path) -> list[Run]:
     """Where a gain comes from: the place, the new birth, the choice of the prompt, or only less overfitting?"""
     base = setting(40, 0.3)
     prompts = 'model.backbone.prompts.dropout'
@@ -96,16 +102,42 @@ METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
 }
 
 
-def tune() -> list[Run]:
+def tune(results: Path) -> list[Run]:
     """Four learning rates times two weight decays for each method, on two tasks."""
     runs = []
     for method, (config, options, rates, cosine, clip) in METHODS.items():
         for task in TWO:
             for lr in rates:
                 for decay in (1e-4, 1e-2):
-                    runs.append(Run(f'{method} | {lr:g} | {decay:g}', task, 0, config,
+                    runs.append(Run(f'{method} at {lr:g}, {decay:g}', task, 0, config,
                                     {**setting(10, lr, decay, clip, cosine), **options}, 'search'))
     return sorted(runs, key=lambda run: TWO.index(run.task))
+
+
+def settings(results: Path, tuning: str, measures: tuple[str, ...]) -> list[str]:
+    """Arms that won a tuning by any of the measures.
+
+    Raises:
+        ConfigError: The tuning is not complete.
+    """
+    rows = read_rows(results / f'{tuning}.jsonl')
+    missing = len(EXPERIMENTS[tuning](results)) - len(rows)
+    if missing:
+        raise ConfigError(f'{missing} trainings of the experiment {tuning!r} are missing in {results}: run it first')
+    return sorted({arm for measure in measures for arm in winners(rows, measure).values()})
+
+
+def main_(results: Path) -> list[Run]:
+    """Every method at its winner on every task: five paired seeds, 10 epochs; last iterate and average each chosen."""
+    runs = []
+    for seed in range(5):
+        for arm in settings(results, 'tune', ('average_accuracy', 'last_accuracy')):
+            method, rates = arm.split(' at ')
+            lr, decay = rates.split(', ')
+            config, options, _, cosine, clip = METHODS[method]
+            runs += [Run(arm, task, seed, config, {**setting(10, float(lr), float(decay), clip, cosine), **options})
+                     for task in TASKS]
+    return runs
 
 
 # Planted truth: tasks whose labels follow from what a teacher's prompts change, and where it has them.
@@ -125,7 +157,7 @@ def uniform(layout: list[int]) -> list[int]:
     return [sum(layout) // len(layout)] * len(layout)
 
 
-def layouts() -> list[Run]:
+def layouts(results: Path) -> list[Run]:
     """Does it pay a student to have the teacher's layout? Only where it does, its recovery means something."""
     return [Run(arm, f'planted/{task}', seed, VPT, {**setting(10, 0.3), **prompts_of(start)})
             for seed in range(3) for task, layout in LAYOUTS.items()
@@ -133,7 +165,7 @@ def layouts() -> list[Run]:
                                ('another', LAYOUTS[OTHERS[task]]))]
 
 
-def recovery() -> list[Run]:
+def recovery(results: Path) -> list[Run]:
     """How much of the planted layout is found from the uniform one, and what the student gains; four moves an epoch."""
     task = 'early'
     layout = LAYOUTS[task]
@@ -192,20 +224,33 @@ def dense(task: str, rates: tuple[float, ...], seeds: int, phase: str) -> list[R
             more = dict(reward_loss_scale=scale) if parts and parts[3] else {}
             options = moving(*parts[:3], **{**parts[3], **more, **every}) if parts else {}
             for lr in rates:
-                runs.append(Run(f'{arm} | {lr:g}' if phase == 'search' else arm, task, seed, config.format(name),
+                runs.append(Run(f'{arm} at {lr:g}' if phase == 'search' else arm, task, seed, config.format(name),
                                 {**options, 'optim_wrapper.optimizer.lr': lr}, phase))
     return runs
 
 
-def tune_camvid() -> list[Run]:
+def tune_camvid(results: Path) -> list[Run]:
     """Four learning rates for each method, on one seed."""
     return dense('camvid', (3e-4, 1e-3, 3e-3, 1e-2), 1, 'search')
 
 
-def tune_detection() -> list[Run]:
+def tune_detection(results: Path) -> list[Run]:
     """The same for Mask R-CNN."""
     return dense('detection', (1e-4, 2e-4, 5e-4, 1e-3), 1, 'search')
 
 
-EXPERIMENTS: dict[str, Callable[[], list[Run]]] = dict(
-    gain=gain, tune=tune, layouts=layouts, recovery=recovery, tune_camvid=tune_camvid, tune_detection=tune_detection)
+def final_dense(task: str, results: Path) -> list[Run]:
+    """Every method at the rates that won, three seeds."""
+    wanted = {(name, float(rate)) for name, rate in (
+        arm.split(' at ') for arm in settings(results, f'tune_{task}', MEASURES[task]))}
+    rates = tuple(sorted({rate for _, rate in wanted}))
+    return [run._replace(arm=f'{run.arm} at {run.options["optim_wrapper.optimizer.lr"]:g}')
+            for run in dense(task, rates, 3, 'final')
+            if (run.arm, run.options['optim_wrapper.optimizer.lr']) in wanted]
+
+
+MEASURES = dict(camvid=('average_miou', 'last_miou'), detection=('average_box_ap', 'last_box_ap'))
+# By name; each is given the folder of results, for some go on from others.
+EXPERIMENTS: dict[str, Callable[[Path], list[Run]]] = dict(
+    gain=gain, tune=tune, main=main_, layouts=layouts, recovery=recovery, tune_camvid=tune_camvid,
+    tune_detection=tune_detection, camvid=partial(final_dense, 'camvid'), detection=partial(final_dense, 'detection'))

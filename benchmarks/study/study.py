@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from experiments import EXPERIMENTS, Run
+from experiments import EXPERIMENTS, MEASURES, Run
 from mmengine.config import Config
-from tables import table
+from tables import main_table, read_rows, table, winners
 from tqdm import tqdm
 
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
@@ -143,11 +143,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Finished trainings."""
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
-
-
 def commit_of() -> str:
     """The commit of this checkout.
 
@@ -161,6 +156,18 @@ def commit_of() -> str:
         raise ConfigError(f'commit first, so that results can name what they ran on; changed:\n{changed}')
     return subprocess.run([*git, 'rev-parse', '--short=10', 'HEAD'], capture_output=True, text=True,
                           check=True).stdout.strip()
+
+
+def tables_of(experiment: str, results: Path) -> str:
+    """Markdown: one table, or one for each way of choosing what was tuned."""
+    rows = read_rows(results / f'{experiment}.jsonl')
+    tuning = 'tune' if experiment == 'main' else f'tune_{experiment}'
+    if tuning not in EXPERIMENTS:
+        return table(rows)
+    measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
+    chosen = {measure: winners(read_rows(results / f'{tuning}.jsonl'), measure) for measure in measures}
+    return '\n\n'.join(f'{measure}\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
+                       for measure, arms in chosen.items())
 
 
 def parse_args() -> argparse.Namespace:
@@ -183,7 +190,7 @@ def main() -> None:
     args = parse_args()
     path = args.results / f'{args.experiment}.jsonl'
     shard, shards = map(int, args.shard.split('/'))
-    runs = EXPERIMENTS[args.experiment]()[shard::shards]
+    runs = EXPERIMENTS[args.experiment](args.results)[shard::shards]
     if not args.table:
         args.commit = commit_of()
         args.results.mkdir(parents=True, exist_ok=True)
@@ -197,7 +204,7 @@ def main() -> None:
                 row = train(run, args)
             with path.open('a', encoding='utf-8') as file:
                 file.write(json.dumps(row) + '\n')
-    print(table(read_rows(path)))
+    print(tables_of(args.experiment, args.results))
 
 
 if __name__ == '__main__':

@@ -1,11 +1,18 @@
 """Tables of the study's results: means, and paired differences with their 95 % intervals."""
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean, stdev
 
 # Of Student's t, two-sided 95 %, by degrees of freedom.
 T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
        2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Finished trainings."""
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -46,6 +53,47 @@ def table(rows: Sequence[dict], baseline: str | None = None) -> str:
                 cells += [_mean(mine, key, 1), _signed(paired(rows, arm, baseline, key).get(task, []))]
             cells += [_mean(mine, f'average_{name}', 2) for name in measures[1:]]
             lines.append('| ' + ' | '.join([*cells, _mean(mine, 'training_loss', 2), _mean(mine, 'moves', 0)]) + ' |')
+    return '\n'.join(lines)
+
+
+def winners(rows: Sequence[dict], measure: str) -> dict[str, str]:
+    """Arm of each method's best setting, by the mean over tasks of a measure; of equals the first, the lower rate.
+
+    Args:
+        rows: Of a tuning; arms are '<method> at <setting>'. A setting that diverged on a task does not win.
+        measure: A key of rows, higher is better.
+    """
+    tasks = {row['task'] for row in rows}
+    best: dict[str, tuple[float, str]] = {}
+    for arm in dict.fromkeys(row['arm'] for row in rows):
+        values = [row[measure] for row in rows if row['arm'] == arm and row.get(measure) is not None]
+        method = arm.split(' at ')[0]
+        if len(values) == len(tasks) and (method not in best or mean(values) > best[method][0]):
+            best[method] = mean(values), arm
+    return {method: arm for method, (_, arm) in best.items()}
+
+
+def main_table(rows: Sequence[dict], chosen: dict[str, str], measure: str, baseline: str) -> str:
+    """Markdown, a line for each method: means per task, less the baseline, and the same over tasks.
+
+    Args:
+        rows: Of the finals.
+        chosen: Arm of each method, see ``winners``.
+        measure: A key of rows.
+        baseline: A method; differences are paired by seed. Over tasks, ± is that of the tasks' mean differences.
+    """
+    tasks = list(dict.fromkeys(row['task'] for row in rows))
+    lines = ['| ' + ' | '.join(['method', 'setting', *tasks, 'mean', f'less {baseline}']) + ' |',
+             '|---' * (len(tasks) + 4) + '|']
+    for method, arm in chosen.items():
+        differences = paired(rows, arm, chosen[baseline], measure)
+        values = [[row[measure] for row in rows if (row['arm'], row['task']) == (arm, task)] for task in tasks]
+        cells = [f'{mean(found):.1f} ({_signed(differences.get(task, []))})' if found else '–'
+                 for task, found in zip(tasks, values)]
+        means = [mean(found) for found in values if found]
+        lines.append('| ' + ' | '.join([
+            method, arm.split(' at ')[-1], *cells, f'{mean(means):.1f}' if len(means) == len(tasks) else '–',
+            _signed([mean(found) for found in differences.values()])]) + ' |')
     return '\n'.join(lines)
 
 
