@@ -1,4 +1,5 @@
 """Steps and checkpoints that are finite, or are not made."""
+import inspect
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +24,8 @@ class _Guarded:
 
     def __init__(self, *args, max_skipped: int = 10, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if all(each.is_cuda for group in self.optimizer.param_groups for each in group['params']):
+            self.optimizer = fused_twin(self.optimizer)
         if type(max_skipped) is not int or max_skipped < 1:
             raise ConfigError(f'max_skipped must be an int >= 1, but is {max_skipped!r}')
         self.max_skipped = max_skipped
@@ -106,9 +109,9 @@ class FiniteOptimWrapper(_Guarded, OptimWrapper):
     Parameters and the optimizer's state stay as they were. A loss that is not finite makes every gradient NaN, which
     the ranks exchange in any case, so nothing more is sent. With accumulation, the whole step is left out.
 
-    On a GPU nobody waits for the device if the optimizer is one of PyTorch's with ``fused=True``: the kernel itself
-    leaves the step out, and the host learns of it 8 steps later. For any other, each step waits. (``clip_grad`` waits,
-    too: MMEngine logs the norm.)
+    On a GPU nobody waits for the device: the optimizer becomes ``fused=True``, if it is one of PyTorch's that can be,
+    and its kernel leaves the step out; the host learns of it 8 steps later. For any other, or with ``foreach`` or
+    ``fused`` set, each step waits. (``clip_grad`` waits, too: MMEngine logs the norm.)
 
     The log names each step that was left out, and from the first one on has their number as ``skipped_steps``.
 
@@ -150,6 +153,20 @@ class FiniteAmpOptimWrapper(_Guarded, AmpOptimWrapper):
 
     def _is_hopeless(self) -> bool:
         return self._scale_update_param is not None or self.loss_scaler.get_scale() <= 1
+
+
+def fused_twin(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same optimizer with ``fused=True``, before its first step; itself if it cannot be, or says how it steps."""
+    groups, defaults = optimizer.param_groups, optimizer.defaults
+    is_open = all(group.get('fused', False) is None and group.get('foreach') is None for group in groups)
+    if not is_open or optimizer.state or type(optimizer).__module__.partition('.')[0] != 'torch':
+        return optimizer
+    known = inspect.signature(type(optimizer)).parameters
+    options = {name: value for name, value in defaults.items() if name in known}
+    try:
+        return type(optimizer)([dict(group, fused=True) for group in groups], **dict(options, fused=True))
+    except (RuntimeError, TypeError, ValueError):  # this device, type of numbers or release of PyTorch cannot
+        return optimizer
 
 
 def _skips_by_itself(optimizer: torch.optim.Optimizer) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmprovpt.errors import ConfigError, DivergedError
 from mmprovpt.hooks import FiniteOptimWrapper
+from mmprovpt.hooks.finite import fused_twin
 
 FINITE = 'mmprovpt.FiniteOptimWrapper'
 
@@ -142,3 +143,40 @@ def test_nobody_waits_for_the_gpu(kind, options):
     with pytest.raises(DivergedError, match='3 steps in a row'):
         for _ in range(20):
             wrapper.update_params(model(inputs[5]).sum())
+
+
+@pytest.mark.parametrize('make', [
+    lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    lambda groups: torch.optim.Adam(groups, lr=0.1, betas=(0.8, 0.9), amsgrad=True),
+    lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.3)], ids=['SGD', 'Adam', 'AdamW'])
+def test_a_fused_twin_takes_the_same_steps(make):
+    """Options of optimizer and groups go with it; what had decided, or has begun, stays."""
+    ends = []
+    for twin in (False, True):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(3, 4)) for _ in range(2)]
+        optimizer = make([dict(params=parameters[:1], lr=0.02), dict(params=parameters[1:])])
+        if twin:
+            plain, optimizer = optimizer, fused_twin(optimizer)
+            assert type(optimizer) is type(plain) and optimizer is not plain
+            assert [group['fused'] for group in optimizer.param_groups] == [True, True]
+            assert [group['lr'] for group in optimizer.param_groups] == [0.02, 0.1]
+            assert optimizer.param_groups[0]['params'][0] is parameters[0]
+        for _ in range(4):
+            for parameter in parameters:
+                parameter.grad = parameter.detach().sin() + 0.3
+            optimizer.step()
+        ends.append(torch.stack([parameter.detach() for parameter in parameters]))
+        assert fused_twin(optimizer) is optimizer
+    torch.testing.assert_close(ends[1], ends[0])
+
+
+def test_what_cannot_be_fused_stays():
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+
+    class Mine(torch.optim.SGD):
+        pass
+
+    for optimizer in (torch.optim.SGD(parameters, lr=0.1, foreach=True), torch.optim.RMSprop(parameters),
+                      torch.optim.LBFGS(parameters), Mine(parameters, lr=0.1)):
+        assert fused_twin(optimizer) is optimizer
