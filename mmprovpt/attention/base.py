@@ -65,26 +65,15 @@ class PromptedAttention:
             RuntimeError: The block has handed nothing over.
         """
         handed = running.handed()
-        if handed is None or handed.rows is None:
+        if handed is None or (handed.rows is None and handed.missing is None):
             raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has '
                                'handed any to it. Call the block, not its attention; if something has replaced or '
                                'wrapped the block (model surgery, another library), inject prompts after that')
-        prompt_q, prompt_k, prompt_v = self._prompts(handed.rows, handed.wants_outputs, q.shape[0])
-        if prompt_q is not None:
-            bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
-            q = torch.cat([q, prompt_q], 2)
-        if bias is not None:
-            bias = F.pad(bias, (0, prompt_k.shape[2]), value=bias.dtype == torch.bool)
         size = q.shape[-1]
-        if handed.gates is not None:
-            # The gates join the logits as one more channel, 1 / scale in q, 0 in k, b in prompt_k. Kernels want
-            # the number of channels to be a multiple of 8, and the same in v.
-            q = F.pad(torch.cat([q, torch.full_like(q[..., :1], 1 / scale)], -1), (0, 7))
-            k, v, prompt_v = (F.pad(x, (0, 8)) for x in (k, v, prompt_v))
-            gates = _per_window(handed.gates, q.shape[0]).to(prompt_k)
-            gates = gates[:, None, :, None].expand(*prompt_k.shape[:-1], 1)
-            prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
-        k, v = torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2)
+        if handed.rows is not None:
+            q, k, v, bias = self._beside_tokens(handed, q, k, v, scale, bias)
+        if handed.missing is not None:
+            bias = _without_missing(handed.missing, bias, q.shape[0], k.shape[2])
         watcher = running.watcher()
         # PyTorch's older exporter has no fused attention below opset 14.
         if watcher is None and not (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()):
@@ -94,14 +83,35 @@ class PromptedAttention:
             watcher(self, weights, v[..., :size])
         return weights @ v[..., :size]
 
-    def _prompts(self, rows: Tensor, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,
+                       bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys, values and bias of tokens and of the rows that were handed over."""
+        prompt_q, prompt_k, prompt_v = self._prompts(handed, q.shape[0])
+        if prompt_q is not None:
+            bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
+            q = torch.cat([q, prompt_q], 2)
+        if bias is not None:
+            bias = F.pad(bias, (0, prompt_k.shape[2]), value=bias.dtype == torch.bool)
+        if handed.gates is not None:
+            # The gates join the logits as one more channel, 1 / scale in q, 0 in k, b in prompt_k. Kernels want
+            # the number of channels to be a multiple of 8, and the same in v.
+            q = F.pad(torch.cat([q, torch.full_like(q[..., :1], 1 / scale)], -1), (0, 7))
+            k, v, prompt_v = (F.pad(x, (0, 8)) for x in (k, v, prompt_v))
+            gates = _per_window(handed.gates, q.shape[0]).to(prompt_k)
+            gates = gates[:, None, :, None].expand(*prompt_k.shape[:-1], 1)
+            prompt_k = F.pad(torch.cat([prompt_k, gates], -1), (0, 7))
+        return q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2), bias
+
+    def _prompts(self, handed: Any, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
         """Queries (or None), keys and values (batch_size, num_heads, n, d) of the rows."""
-        rows = rows if rows.dim() == 3 else rows[None]
+        rows = handed.rows if handed.rows.dim() == 3 else handed.rows[None]
         parts = self._parts(self.project_rows(rows))
-        if not with_queries:
+        if not handed.wants_outputs:
             parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
+        if handed.pick is not None:
+            parts = parts[0].index_select(0, handed.pick.flatten()).unflatten(0, handed.pick.shape)
         separate = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.norm_queries(separate[0]) if with_queries else None
+        q = self.norm_queries(separate[0]) if handed.wants_outputs else None
         return q, self.norm_keys(separate[-2]), separate[-1]
 
     def norm_queries(self, q: Tensor) -> Tensor:
@@ -114,6 +124,15 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
     if x.shape[0] == 1:
         return x.expand(batch_size, *x.shape[1:])
     return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
+
+
+def _without_missing(missing: Tensor, bias: Tensor | None, batch_size: int, num_keys: int) -> Tensor:
+    """A bias (or None) that also hides the keys ``missing`` (B, n), the last n; without one boolean, (B', 1, 1, M)."""
+    read = ~_per_window(missing, batch_size)[:, None, None]
+    read = F.pad(read, (num_keys - read.shape[-1], 0), value=True)
+    if bias is None:
+        return read
+    return bias & read if bias.dtype == torch.bool else bias.masked_fill(~read, float('-inf'))
 
 
 def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:
