@@ -49,6 +49,7 @@ class PromptSets(nn.ModuleDict):
                               '(and None: no prompts)')
         return dict(zip(self, self.sets))[name]
 
+    @torch._dynamo.disable
     def reader(self, batch_size: int | None = None) -> 'PromptSet | MixedPrompts | NoPrompts':
         """What a forward, which begins now in this thread, is to read.
 
