@@ -95,8 +95,9 @@ def load_prompts(backbone: nn.Module, name: str, checkpoint: str | Path | dict, 
     config = prompts or _config(values, metadata.get(start[:-1], {}).get(CONFIG), len(_blocks(backbone)))
     built = add_prompts(backbone, name, config)
     try:
-        built.load_state_dict(values)
+        # First, for it may read the frozen weights from where the checkpoint says they are.
         _check_frozen(backbone, state, prefix, metadata.get(prefix[:-1], {}).get(SOURCE))
+        built.load_state_dict(values)
     except Exception:
         remove_prompts(backbone, name)
         if isinstance(was, PromptSet):
@@ -244,5 +245,7 @@ def _check_frozen(backbone: Any, state: dict, prefix: str, source: dict | None) 
     if absent and wanted is None:
         raise CheckpointError('the checkpoint does not say on which frozen weights its prompts were tuned: save it by '
                               'mmprovpt.tuned_state_dict, or load it whole by load_state_dict')
+    if len(backbone.prompts) > 1:  # no other weights than those that the others are here for
+        backbone._recalled, source = True, None
     if absent:
         backbone._require(wanted, absent, source, state.get(prefix + FILE_FINGERPRINT))
