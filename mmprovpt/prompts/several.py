@@ -166,6 +166,8 @@ class MixedPrompts:
         self._members = torch.from_numpy(np.stack(members).astype(np.int64)).to(device).unbind()
         self._rank = torch.from_numpy(sum(member * (member.cumsum() - 1) for member in members)).to(device)
         self._samples = [torch.from_numpy(np.flatnonzero(member)).to(device) for member in members]
+        for samples in self._samples:  # one compilation serves all numbers of samples that read a set
+            torch._dynamo.decorators.mark_unbacked(samples, 0)
         owners = [each.owners() for each in self.sets]
         self._owned = list(zip(*owners))
         counts = [self._counts(block) for block in range(len(self._owned))]
@@ -203,7 +205,7 @@ class MixedPrompts:
         tables, start, size = [], torch.zeros_like(self._rank), 0
         for number, (prompts, samples) in enumerate(zip(self.sets, self._samples)):
             # Where rows do not follow from x, only the number of samples counts.
-            own = x.index_select(0, samples) if prompts.depends_on_input(block) else x[:samples.shape[0]]
+            own = x.index_select(0, samples) if prompts.depends_on_input(block) else x.narrow(0, 0, samples.shape[0])
             kept = None
             if prompts.keeps_outputs and given.kept is not None:
                 kept = given.kept.index_select(0, samples).narrow(1, 0, self._counts(block)[number])
