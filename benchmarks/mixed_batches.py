@@ -1,10 +1,11 @@
 """A batch whose samples read different sets of prompts, against one of the same size whose samples read one set.
 
-    python benchmarks/mixed_batches.py [--rounds 9] [--batch 8] [--device cpu] [--small]
+    python benchmarks/mixed_batches.py [--rounds 9] [--batch 8] [--device cpu] [--small] [--forms StaticPrompts ...]
 
 Both take turns in one process (A B, A B, ...); ratios are medians of the rounds' ratios, with the smallest and the
-largest; on a CPU times are the process's own, which neighbours disturb less. `equal`: three sets with 10 prompts in each block, so that nothing is missing. `unequal`: sets with 10, 6 and 2,
-and samples without prompts, against a batch of the largest. Weights are random: they do not change the work.
+largest. On a CPU times are the process's own, which neighbours disturb less. `equal`: three sets with 10 prompts in
+each block, so that nothing is missing. `unequal`: sets with 10, 6 and 2, and samples without prompts, against a batch
+of the largest. Weights are random: they do not change the work.
 """
 import argparse
 import statistics
