@@ -5,6 +5,7 @@ from torch import nn
 
 from mmprovpt.attention import running
 from mmprovpt.attention.support import Block
+from mmprovpt.errors import ConfigError
 
 from .adopt import release
 
@@ -16,13 +17,13 @@ class Before(NamedTuple):
     """In plain types, so that it is copied and pickled with the backbone.
 
     Attributes:
-        blocks: Per block the names of itself, its attention and the backbone around it, and its width.
+        blocks: What ``find_blocks`` has found, with the names of modules in their places.
         requires_grad: Of each parameter.
         modes: ``training`` of each module; None where ``train`` or ``eval`` was called since.
         with_cp: Of the blocks that have it.
         grad_checkpointing: Names of the modules in which it was on.
     """
-    blocks: list[tuple[str, str, str, int]]
+    blocks: list[Any]
     requires_grad: dict[str, bool]
     modes: dict[str, bool] | None
     with_cp: dict[str, bool]
@@ -33,7 +34,8 @@ def take_before(backbone: nn.Module, blocks: list[Block]) -> Before:
     """Of a backbone whose blocks are upstream's."""
     names = {module: name for name, module in backbone.named_modules()}
     return Before(
-        [(block.name, names[block.attention], names[block.backbone], block.width) for block in blocks],
+        [block._replace(module=None, attention=names[block.attention], backbone=names[block.backbone])
+         for block in blocks],
         {name: parameter.requires_grad for name, parameter in backbone.named_parameters()},
         {name: module.training for module, name in names.items()},
         {block.name: vars(block.module)['with_cp'] for block in blocks if 'with_cp' in vars(block.module)},
@@ -41,10 +43,19 @@ def take_before(backbone: nn.Module, blocks: list[Block]) -> Before:
 
 
 def known_blocks(backbone: Any) -> list[Block]:
-    """What ``find_blocks`` has found in a backbone that is prompted now."""
+    """What ``find_blocks`` has found in a backbone that is prompted now.
+
+    Raises:
+        ConfigError: Its modules have other names by now.
+    """
     modules = dict(backbone.named_modules())
-    return [Block(name, modules[name], modules[attention], modules[owner], width)
-            for name, attention, owner, width in backbone._before.blocks]
+    found = backbone._before.blocks
+    gone = [name for each in found for name in (each.name, each.attention, each.backbone) if name not in modules]
+    if gone:
+        raise ConfigError(f'{type(backbone).__name__} has no {gone[0]} any more: something has wrapped or replaced it '
+                          'since prompts came. Add and remove sets before that')
+    return [each._replace(module=modules[each.name], attention=modules[each.attention],
+                          backbone=modules[each.backbone]) for each in found]
 
 
 def disconnect(backbone: Any) -> None:
@@ -58,7 +69,12 @@ def disconnect(backbone: Any) -> None:
 
 
 def restore(backbone: Any) -> None:
-    """Make a prompted backbone what it was, to its flags; what was loaded or trained of it stays."""
+    """Make a prompted backbone what it was, to its flags; what was loaded or trained of it stays.
+
+    Raises:
+        ConfigError: Its modules have other names by now.
+    """
+    known_blocks(backbone)
     before: Before = backbone._before
     disconnect(backbone)
     release(backbone)

@@ -28,6 +28,7 @@ def add_prompts(backbone: nn.Module, name: str, prompts: dict) -> PromptSet:
 
     The backbone becomes a prompted one, as by :func:`mmprovpt.inject_prompts`, and ``backbone.prompts`` a
     :class:`~mmprovpt.PromptSets`. If it has prompts without a name already, they are called ``'default'`` from now on.
+    Further sets may come and go while other threads use the backbone; but not the first, nor the last.
 
     Args:
         backbone: Any that is supported, with prompts or without.
@@ -40,7 +41,9 @@ def add_prompts(backbone: nn.Module, name: str, prompts: dict) -> PromptSet:
     Raises:
         ConfigError: The backbone is not supported, the name is taken, or ``prompts`` does not fit.
     """
-    host = getattr(backbone, 'prompts', None)
+    host = backbone.prompts if isinstance(backbone, PromptedBackbone) else None
+    if host is None and any(isinstance(module, PromptSet) for module in backbone.modules()):
+        raise ConfigError(f'a backbone in this {type(backbone).__name__} has prompts already: give that one')
     sets = host if isinstance(host, PromptSets) else PromptSets()
     sets.check_name(name)
     if host is not None and host is not sets and name == DEFAULT:
@@ -91,7 +94,7 @@ def load_prompts(backbone: nn.Module, name: str, checkpoint: str | Path | dict, 
     values = {key[len(start):]: value for key, value in state.items() if key.startswith(start)
               and not key.startswith(f'{start}frozen_')}
     metadata = getattr(state, '_metadata', None) or {}
-    was = getattr(backbone, 'prompts', None)
+    was = backbone.prompts if isinstance(backbone, PromptedBackbone) else None
     config = prompts or _config(values, metadata.get(start[:-1], {}).get(CONFIG), len(_blocks(backbone)))
     built = add_prompts(backbone, name, config)
     try:
@@ -153,7 +156,7 @@ def remove_prompts(backbone: nn.Module, name: str) -> None:
     Raises:
         ConfigError: There is no such set.
     """
-    if isinstance(getattr(backbone, 'prompts', None), PromptSet) and name == DEFAULT:
+    if isinstance(backbone, PromptedBackbone) and isinstance(backbone.prompts, PromptSet) and name == DEFAULT:
         restore(backbone)
         return
     sets = _sets(backbone)
@@ -167,7 +170,7 @@ def remove_prompts(backbone: nn.Module, name: str) -> None:
 
 
 def _sets(backbone: nn.Module) -> PromptSets:
-    sets = getattr(backbone, 'prompts', None)
+    sets = backbone.prompts if isinstance(backbone, PromptedBackbone) else None
     if isinstance(sets, PromptSets):
         return sets
     has = 'one set of prompts without a name' if isinstance(sets, PromptSet) else 'no prompts'

@@ -47,7 +47,7 @@ class PromptSets(nn.ModuleDict):
         if not isinstance(name, str) or name not in self:
             raise ConfigError(f'there is no set of prompts called {name!r}; there are {", ".join(self) or "none"} '
                               '(and None: no prompts)')
-        return dict(zip(self, self.sets))[name]
+        return self._modules[name]  # type: ignore[return-value]
 
     @torch._dynamo.disable
     def reader(self, batch_size: int | None = None) -> 'PromptSet | MixedPrompts | NoPrompts':
@@ -85,7 +85,7 @@ class PromptSets(nn.ModuleDict):
     @property
     def sets(self) -> tuple[PromptSet, ...]:
         """All of them."""
-        return tuple(each for each in self.values() if isinstance(each, PromptSet))
+        return tuple(self._modules.values())  # type: ignore[arg-type]
 
     def owners(self) -> list[Tensor]:
         """A block asks that was called alone.

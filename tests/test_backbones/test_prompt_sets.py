@@ -454,6 +454,80 @@ def test_nothing_to_choose_from(prompts):
             mmprovpt.add_prompts(backbone, 'default', dict(prompts))
 
 
+def test_the_right_module_is_asked_for():
+    """A model around the backbone, and a backbone that has something else called prompts."""
+    model = nn.Sequential(several(CASES['timm-vit'], ('deep', )))
+    with pytest.raises(ConfigError, match='a backbone in this Sequential has prompts already'):
+        mmprovpt.add_prompts(model, 'a', dict(KINDS['static'], num_tokens=1))
+    model.prompts = nn.Linear(1, 1)
+    with pytest.raises(ConfigError, match='Sequential has no prompts'):
+        mmprovpt.set_prompts(model, None)
+
+
+def test_wrapped_blocks_are_named():
+    backbone = several(CASES['timm-vit'], ('deep', 'other'))
+    backbone.timm_model.blocks[1] = nn.Sequential(backbone.timm_model.blocks[1])
+    with pytest.raises(ConfigError, match='no timm_model.blocks.1.attn any more'):
+        mmprovpt.add_prompts(backbone, 'a', dict(KINDS['static'], num_tokens=1))
+    mmprovpt.remove_prompts(backbone, 'deep')
+    with pytest.raises(ConfigError, match='no timm_model.blocks.1.attn any more'):
+        mmprovpt.remove_prompts(backbone, 'other')
+
+
+@pytest.mark.parametrize('name', ['timm-vit', 'mmpretrain-swin'])
+def test_mixed_batch_in_lower_precision(name):
+    """As far from float32 as one by one."""
+    case, names = CASES[name], MIXTURES['all']
+    backbone, x = several(case).eval(), images(CASES[name], batch=7)
+    with torch.no_grad():
+        exact = answers(backbone, x, names)
+        with torch.autocast('cpu', torch.bfloat16):
+            mixed, single = answers(backbone, x, names), one_by_one(backbone, x, names)
+    for a, b, right in zip(mixed, single, exact, strict=True):
+        assert (a.float() - right).abs().mean() < 1.5 * (b.float() - right).abs().mean()
+
+
+@pytest.mark.parametrize('name', FEW)
+def test_pictures_of_a_mixed_batch(name):
+    """Attention by explicit weights, for pictures, is the same; what a sample has not gets none."""
+    case, names, seen = CASES[name], ('deep', 'other', None), []
+    backbone, x = several(case).eval(), images(CASES[name], batch=3)
+    with torch.no_grad():
+        expected = answers(backbone, x, names)
+        with running.watching(lambda attention, weights, values: seen.append(weights.unflatten(0, (3, -1)))):
+            close(answers(backbone, x, names), expected)
+    assert len(seen) == case.depth
+    for block, weights in enumerate(seen[:-1]):
+        assert weights[0, ..., -2:].min() > 0 and weights[1:, ..., -2:].max() == 0, block
+    assert seen[-1][0, ..., -3:].max() == 0 and seen[-1][1, ..., -5:].min() > 0
+
+
+def test_sets_come_and_go_while_threads_read():
+    case = CASES['timm-vit']
+    backbone, x = several(case, ('deep', 'vapt')).eval(), images(case)
+    with torch.no_grad():
+        expected, wrong, over = answers(backbone, x, ['vapt', None]), [], threading.Event()
+
+    @torch.no_grad()
+    def serve():
+        while not over.is_set():
+            if not same(answers(backbone, x, ['vapt', None]), expected):
+                wrong.append('another answer')
+
+    threads = [threading.Thread(target=serve) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(15):
+        mmprovpt.add_prompts(backbone, f'new{number}', dict(KINDS['static'], num_tokens=1))
+        mmprovpt.set_prompts(backbone, f'new{number}')
+    for number in range(15):
+        mmprovpt.remove_prompts(backbone, f'new{number}')
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and list(backbone.prompts) == ['deep', 'vapt']
+
+
 def test_unsupported_backbone_is_left_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 1))
     with pytest.raises(ConfigError, match='no attention at all'):
