@@ -2,7 +2,6 @@
 import re
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -160,12 +159,12 @@ class MixedPrompts:
         self.keeps_outputs = any(each.keeps_outputs for each in self.sets)
         self.wants_grad = any(each.wants_grad for each in self.sets)
         device = self.sets[0].tokens.device
-        numbers = np.array([-1 if each is None else self.sets.index(each) for each in choice])
-        members = [numbers == number for number in range(len(self.sets))]
+        numbers = torch.tensor([-1 if each is None else self.sets.index(each) for each in choice])
+        members = (numbers == torch.arange(len(self.sets))[:, None]).long()  # (sets, B), on the host
         # (B,) each: 1 where a sample reads this set, else 0; and how many before it read the same one.
-        self._members = torch.from_numpy(np.stack(members).astype(np.int64)).to(device).unbind()
-        self._rank = torch.from_numpy(sum(member * (member.cumsum() - 1) for member in members)).to(device)
-        self._samples = [torch.from_numpy(np.flatnonzero(member)).to(device) for member in members]
+        self._members = members.to(device).unbind()
+        self._rank = (members * (members.cumsum(1) - 1)).sum(0).to(device)
+        self._samples = [member.nonzero().flatten().to(device) for member in members]
         for samples in self._samples:  # one compilation serves all numbers of samples that read a set
             torch._dynamo.decorators.mark_unbacked(samples, 0)
         owners = [each.owners() for each in self.sets]
