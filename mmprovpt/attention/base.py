@@ -83,6 +83,8 @@ class PromptedAttention:
             q, k, v, bias = self._beside_tokens(handed, q, k, v, scale, bias)
         elif bias is not None and handed.behind is not None:
             bias = F.pad(bias, (0, handed.behind, 0, handed.behind), value=bias.dtype == torch.bool)
+        if handed.missing is not None:
+            bias = _without_missing(handed.missing, bias, q.shape[0], k.shape[2])
         watcher = running.watcher()
         if watcher is None and not _is_slow_fused(q, k):
             return _fused(q, k, v, scale, bias, dropout_p)[..., :size]
@@ -96,7 +98,7 @@ class PromptedAttention:
     def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,
                        bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys, values and bias of tokens and of the rows that were handed over."""
-        prompt_q, prompt_k, prompt_v = self._prompts(handed.rows, handed.wants_outputs, q.shape[0])
+        prompt_q, prompt_k, prompt_v = self._prompts(handed, q.shape[0])
         if prompt_q is not None:
             bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
             q = torch.cat([q, prompt_q], 2)
@@ -114,14 +116,16 @@ class PromptedAttention:
         q = q.contiguous() if torch.is_grad_enabled() else q
         return q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2), bias
 
-    def _prompts(self, rows: Any, with_queries: bool, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    def _prompts(self, handed: Any, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
         """Queries (or None), keys and values (batch_size, num_heads, n, d) of the rows."""
-        rows = rows if rows.dim() == 3 else rows[None]
+        rows = handed.rows if handed.rows.dim() == 3 else handed.rows[None]
         parts = self._parts(self.project_rows(rows))
-        if not with_queries:
+        if not handed.wants_outputs:
             parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
+        if handed.pick is not None:
+            parts = parts[0].index_select(0, handed.pick.flatten()).unflatten(0, handed.pick.shape)
         separate = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.norm_queries(separate[0]) if with_queries else None
+        q = self.norm_queries(separate[0]) if handed.wants_outputs else None
         return q, self.norm_keys(separate[-2]), separate[-1]
 
     def norm_queries(self, q: Tensor) -> Tensor:
@@ -155,6 +159,17 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, d
     q, k, v = (x.reshape(-1, windows * x.shape[1], *x.shape[2:]) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, bias.flatten(0, 1)[None], dropout_p, scale=scale)
     return out.reshape(-1, out.shape[1] // windows, *out.shape[2:])
+
+
+def _without_missing(missing: Tensor, bias: Tensor | None, batch_size: int, num_keys: int) -> Tensor:
+    """A bias (or None) that also hides the keys ``missing`` (B, n), the last n; without one boolean, (B', 1, 1, M)."""
+    read = ~_per_window(missing, batch_size)[:, None, None]
+    read = F.pad(read, (num_keys - read.shape[-1], 0), value=True)
+    if bias is None:
+        return read
+    if bias.dim() == 4 and 1 < bias.shape[0] < batch_size:  # one for each window of a sample
+        bias = bias.repeat(batch_size // bias.shape[0], 1, 1, 1)
+    return bias & read if bias.dtype == torch.bool else bias.masked_fill(~read, float('-inf'))
 
 
 def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:

@@ -15,10 +15,12 @@ class Given(NamedTuple):
         owned: (n,) int64, numbers of the prompts that it owns.
         grid: Height and width of the map of patches, if known.
         kept: (B, n, C), what the block before made of its prompts, where that goes on.
+        prompts: Whose rows they are.
     """
     owned: Tensor
     grid: tuple[int, int] | None
     kept: Tensor | None
+    prompts: Any = None
 
 
 class PromptedBlock:
@@ -42,9 +44,9 @@ class PromptedBlock:
         prompts, number = self.place
         record = running.current(prompts)
         if record is None:
-            given = Given(prompts.owners()[number], None, None)
+            given = Given(prompts.owners()[number], None, None, prompts)
         else:
-            given = Given(record.owners[number], record.grid, record.kept)
+            given = Given(record.owners[number], record.grid, record.kept, record.reader)
             in_vain = record.wants_grad and not torch.is_grad_enabled() and not x.requires_grad
             if in_vain and given.owned.shape[0] > 0:
                 raise RuntimeError(
@@ -81,7 +83,7 @@ class PromptedBlock:
 
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
-        prompts, number = self.place
+        prompts, number = given.prompts, self.place.number
         norm = first_norm(self) if self.norm_first else None
         rows = self.normed(prompts.read(number, x, given).to(x.dtype))
         gates = None
@@ -106,9 +108,9 @@ class TokenBlock(PromptedBlock):
     """A ViT's block whose prompts are tokens behind the others: what it makes of them goes on (VPT-Shallow)."""
 
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
-        prompts, number = self.place
+        prompts, number = given.prompts, self.place.number
         rows = prompts.read(number, x, given).to(x.dtype)
-        handed = running.Handed(None, behind=rows.shape[1])
+        handed = running.Handed(None, behind=rows.shape[1], missing=prompts.missing(number))
         out = self._upstream(handed, torch.cat([x, rows], 1), *args, **kwargs)
         # Not [:, x.shape[1]:], of whose length inductor knows nothing.
         kept = out.narrow(1, x.shape[1], rows.shape[1])
@@ -119,9 +121,9 @@ class WindowTokenBlock(PromptedBlock):
     """A Swin's block whose attention has the prompts in each window; the rest of the block is theirs, too."""
 
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
-        prompts, number = self.place
+        prompts, number = given.prompts, self.place.number
         rows = prompts.read(number, x, given).to(x.dtype)
-        handed = running.Handed(self.normed(rows), wants_outputs=True)
+        handed = running.Handed(self.normed(rows), wants_outputs=True, missing=prompts.missing(number))
         out = self._upstream(handed, x, *args, **kwargs)
         assert handed.outputs is not None
         rest = _feed_forward if self.norm_first else _feed_forward_then_norm

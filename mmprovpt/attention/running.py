@@ -41,13 +41,17 @@ class Handed:
         gates: (B, n) numbers to be added to the logits of the prompts, or None.
         wants_outputs: Whether attention shall say what becomes of the prompts.
         behind: How many of the tokens, the last ones, are prompts; None where no token is.
+        pick: (B, n) int64, which of ``rows`` (R, C) each sample reads, where samples read different sets; or None.
+        missing: (B, n) bool, True for prompts that a sample does not have, the last n keys; or None.
         outputs: (B, n, C), set by the attention.
     """
 
     def __init__(self, rows: Tensor | None, gates: Tensor | None = None, wants_outputs: bool = False,
-                 behind: int | None = None) -> None:
+                 behind: int | None = None, pick: Tensor | None = None, missing: Tensor | None = None) -> None:
         self.rows = rows
         self.behind = behind
+        self.pick = pick
+        self.missing = missing
         self.gates = gates
         self.wants_outputs = wants_outputs
         self.outputs: Tensor | None = None
@@ -57,7 +61,8 @@ class Forward:
     """Record of one forward of a backbone: what a block needs beside its own input.
 
     Attributes:
-        prompts: Whose forward it is.
+        prompts: Whose forward it is: all that the backbone has.
+        reader: Those of them that this forward reads; see ``PromptSet.reader``.
         owners: Per block (n,) int64, numbers of the prompts that it owns.
         wants_grad: Whether prompts shall get a gradient.
         grid: Height and width of the map of patches, once it is known.
@@ -65,10 +70,11 @@ class Forward:
     """
 
     @uncompiled
-    def __init__(self, prompts: nn.Module, owners: list[Tensor], wants_grad: bool) -> None:
+    def __init__(self, prompts: nn.Module, reader: Any) -> None:
         self.prompts = prompts
-        self.owners = owners
-        self.wants_grad = wants_grad
+        self.reader = reader
+        self.owners: list[Tensor] = reader.owners()
+        self.wants_grad: bool = torch.is_grad_enabled() and reader.wants_grad
         self.grid: tuple[int, int] | None = None
         self.kept: Tensor | None = None
         # -1, or the number of the backward that runs this forward again.
@@ -90,11 +96,10 @@ def current(prompts: nn.Module) -> Forward | None:
 
 
 @uncompiled
-def enter(prompts: Any, forward: Callable, args: tuple, kwargs: dict):
+def enter(prompts: Any, reader: Any, forward: Callable, args: tuple, kwargs: dict):
     """Call ``forward`` within a record of its own, or within that of the entry around it."""
     outer = getattr(_here, 'record', None)
-    _here.record = current(prompts) or Forward(
-        prompts, prompts.owners(), torch.is_grad_enabled() and prompts.tokens.requires_grad)
+    _here.record = current(prompts) or Forward(prompts, reader)
     try:
         with _compiling_checkpoints() if prompts.has_checkpoints else nullcontext():
             return forward(*args, **kwargs)
@@ -152,6 +157,22 @@ def hiding(prompts: nn.Module, numbers: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         _here.hidden = before
+
+
+def choice(prompts: nn.Module, otherwise: Any) -> Any:
+    """What this thread has chosen of several sets, or else the other."""
+    return next((chosen for owner, chosen in reversed(getattr(_here, 'choices', ())) if owner is prompts), otherwise)
+
+
+@contextmanager
+def choosing(prompts: nn.Module, chosen: Any) -> Iterator[None]:
+    """For the time of a ``with``, forwards in this thread read ``chosen`` of several sets; nests."""
+    before = getattr(_here, 'choices', ())
+    _here.choices = (*before, (prompts, chosen))
+    try:
+        yield
+    finally:
+        _here.choices = before
 
 
 @contextmanager

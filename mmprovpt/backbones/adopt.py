@@ -32,10 +32,22 @@ def combined(mixin: type, upstream: type) -> type:
 
 
 def _reduce_ex(self, protocol):
-    # pickle looks classes up by name and would not find this one: name its two parents instead.
-    return _new, (self.mixin, self.upstream), self.__getstate__() if hasattr(self, '__getstate__') else self.__dict__
+    # pickle looks classes up by name and would not find this one: name its parents instead, upstream's last.
+    classes, upstream = [], type(self)
+    while hasattr(upstream, 'mixin'):
+        classes.append(upstream.mixin)
+        upstream = upstream.upstream
+    return _new, (*classes, upstream), self.__getstate__() if hasattr(self, '__getstate__') else self.__dict__
 
 
-def _new(mixin: type, upstream: type) -> nn.Module:
-    cls = combined(mixin, upstream)
+def _new(*classes: type) -> nn.Module:
+    *mixins, cls = classes
+    for mixin in reversed(mixins):
+        cls = combined(mixin, cls)
     return object.__new__(cls)
+
+
+def release(module: nn.Module) -> None:
+    """Give a module its upstream class back."""
+    while hasattr(type(module), 'mixin'):
+        module.__class__ = type(module).upstream

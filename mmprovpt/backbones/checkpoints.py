@@ -1,15 +1,20 @@
 """Checkpoints of what was tuned: without frozen weights, but with their hash (docs/how-to/small_checkpoints.md)."""
 from collections import OrderedDict
+from typing import Any
 
 from torch import Tensor, nn
 
-from .loading import FILE_FINGERPRINT, FINGERPRINT, SOURCE, frozen_fingerprints, named_checkpoint
+from mmprovpt.errors import ConfigError
+from mmprovpt.prompts import PromptSet
+
+from .loading import FILE_FINGERPRINT, FINGERPRINT, PROMPTS, SOURCE, frozen_fingerprints, named_checkpoint
 from .prompted import PromptedBackbone
 
 _FSDP = '_fsdp_wrapped_module'
 
 
-def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: str = '') -> dict:
+def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: str = '',
+                     prompts: str | None = None) -> dict:
     """A state dict without the frozen weights of prompted backbones, but with their fingerprints.
 
     Whatever else there is stays: prompts and their blocks, necks, heads, statistics of their norms, and parameters
@@ -21,9 +26,12 @@ def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: s
         state_dict: Of the model, or of a wrapper that puts ``prefix`` in front of its keys; by default
             ``model.state_dict()``. It is not changed.
         prefix: E.g. ``'module.'`` for the average that EMAHook keeps.
+        prompts: Of backbones with several sets, the name of the one that is kept, and loses its name: the result is
+            that of a backbone with this set alone. None: all are kept.
 
     Raises:
         ValueError: If nothing in the model has prompts by :func:`mmprovpt.inject_prompts`.
+        ConfigError: If a backbone has no set called ``prompts``.
         CheckpointError: If frozen weights are quantized or sharded, and nothing knows which they were.
     """
     state_dict = model.state_dict() if state_dict is None else state_dict
@@ -36,6 +44,8 @@ def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: s
         frozen = backbone.frozen_tensors()
         for key in frozen:
             kept.pop(place + key, None)
+        if prompts is not None:
+            _keep_one(kept, place + PROMPTS, backbone.prompts, prompts)
         kept[place + FINGERPRINT], file = frozen_fingerprints(backbone, frozen)
         if file is not None:
             kept[place + FILE_FINGERPRINT] = file
@@ -43,6 +53,19 @@ def tuned_state_dict(model: nn.Module, state_dict: dict | None = None, prefix: s
         if source:
             kept._metadata[place[:-1]] = {**kept._metadata.get(place[:-1], {}), SOURCE: source}
     return kept
+
+
+def _keep_one(state: Any, prefix: str, prompts: nn.Module, name: str) -> None:
+    """Leave of several sets one, without its name."""
+    if isinstance(prompts, PromptSet):
+        raise ConfigError(f'prompts={name!r}, but the backbone has one set of prompts, which has no name: leave it out')
+    prompts.find(name)
+    for each in prompts:
+        for tensors in (state, state._metadata):
+            for key in [key for key in tensors if f'{key}.'.startswith(f'{prefix}{each}.')]:
+                value = tensors.pop(key)
+                if each == name:
+                    tensors[f'{prefix}{key[len(prefix) + len(each) + 1:]}'.rstrip('.')] = value
 
 
 def prompted_backbones(model: nn.Module) -> dict[str, PromptedBackbone]:

@@ -1,6 +1,7 @@
 """How a prompted backbone behaves: where its forward begins, what trains in it, what cannot be done to it."""
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from mmprovpt.attention import PromptedBlock, running
 from mmprovpt.errors import CheckpointError
 from mmprovpt.log import log
-from mmprovpt.prompts import PromptSet
+from mmprovpt.prompts import PromptSet, PromptSets
 from mmprovpt.trust import check_only_weights
 
 from .loading import PROMPTS, CompleteLoading, named_checkpoint
@@ -23,7 +24,7 @@ class Entrance:
             if isinstance(module, PromptedBlock):
                 module.checkpointed = enable
 
-    def _prompts(self) -> PromptSet:
+    def _prompts(self) -> PromptSet | PromptSets:
         own = self._modules.get('prompts')
         return self.entrance_to[0] if own is None else own
 
@@ -39,6 +40,19 @@ class Entrance:
         if getattr(self, '_is_replica', False):
             raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of '
                                'the original: use DistributedDataParallel (tools/dist_train.sh)')
+        samples = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        reader = prompts.reader(None if samples is None else samples.shape[0])
+        for each in reader.sets:
+            self._require_values(each)
+        if torch.is_grad_enabled() and self.training and reader.sets and not reader.wants_grad:
+            self._require_trained_prompts(reader)
+        if self.training and reader.wants_grad and running.is_checkpointed_in_vain():
+            raise RuntimeError('Re-entrant checkpointing of the whole backbone, whose input needs no gradient, leaves '
+                               'the prompts without one: use checkpoint(use_reentrant=False), or checkpoint the blocks '
+                               'by with_cp=True in the config or backbone.set_grad_checkpointing()')
+        return running.enter(prompts, reader, forward, args, kwargs)
+
+    def _require_values(self, prompts: PromptSet) -> None:
         if self.training:
             prompts.awaits_training = False
         elif prompts.awaits_training and len(prompts.tokens):
@@ -46,16 +60,16 @@ class Entrance:
                                   'has none (it is of full fine-tuning, or of the library), and nothing was trained '
                                   'since. Load the checkpoint of a prompted model, or train first; '
                                   'prompts.reset_parameters() says that you mean it')
-        if torch.is_grad_enabled() and self.training and len(prompts.tokens) and not prompts.tokens.requires_grad:
-            self._require_trained_prompts()
-        if self.training and prompts.tokens.requires_grad and running.is_checkpointed_in_vain():
-            raise RuntimeError('Re-entrant checkpointing of the whole backbone, whose input needs no gradient, leaves '
-                               'the prompts without one: use checkpoint(use_reentrant=False), or checkpoint the blocks '
-                               'by with_cp=True in the config or backbone.set_grad_checkpointing()')
-        return running.enter(prompts, forward, args, kwargs)
 
-    def _require_trained_prompts(self) -> None:
+    def _require_trained_prompts(self, reader: Any) -> None:
         """Prompts may be frozen, but not by accident, beside what is trained in the same backbone."""
+        if not any(len(each.tokens) for each in reader.sets):
+            return
+        others = [each for each in self._prompts().sets if each.wants_grad]
+        if others:
+            raise RuntimeError('The set of prompts that this forward reads is frozen, while others of this backbone '
+                               'train: choose one of those (set_prompts, using_prompts), freeze them, or call the '
+                               'backbone in eval mode')
         if any(parameter.requires_grad for parameter in self.parameters()):
             raise RuntimeError(
                 'Prompts are frozen while other parameters of this backbone train. Something has frozen them without '
@@ -84,7 +98,7 @@ class PromptedBackbone(CompleteLoading, Entrance):
     """In front of a backbone's class, by ``inject_prompts``: frozen but for its ``prompts``.
 
     Attributes:
-        prompts (mmprovpt.PromptSet): What is trained. It cannot be replaced by another one.
+        prompts (mmprovpt.PromptSet or mmprovpt.PromptSets): What is trained. It cannot be replaced by another one.
     """
 
     @running.uncompiled  # what it calls is compiled again: here owners become host tensors, in the one break of a graph
@@ -101,6 +115,8 @@ class PromptedBackbone(CompleteLoading, Entrance):
     def train(self, mode: bool = True) -> nn.Module:
         """Only the prompts follow ``mode``: dropout and drop path in a frozen backbone are noise."""
         super().train(mode)
+        if '_before' in vars(self):  # whoever takes prompts off calls upstream's, then
+            self._before = self._before._replace(modes=None)
         if 'prompts' in self._modules:
             for name, child in self.named_children():
                 if name != 'prompts':

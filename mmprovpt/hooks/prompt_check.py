@@ -51,8 +51,9 @@ class PromptCheckHook(Hook):
         model = unwrapped(runner.model)
         for name, module in model.named_modules():
             prefix = f'{_plain(name)}.prompts.'.lstrip('.')
-            if isinstance(module, PromptedBackbone) and len(module.prompts.tokens) and not any(
-                    key.startswith(prefix) for key in state):
+            if not isinstance(module, PromptedBackbone) or not any(len(each.tokens) for each in module.prompts.sets):
+                continue
+            if not any(key.startswith(prefix) for key in state):
                 what = 'tested: its prompts would be random' if testing else 'resumed: its prompts would start anew'
                 raise CheckpointError(f'the checkpoint has no {prefix}*, so it cannot be {what}. It is of a model '
                                       'without prompts (full fine-tuning, the library); train from it with load_from')

@@ -18,6 +18,8 @@ from .cross_stage import CROSS_STAGE, check_mergings
 FORMS = Kinds('prompts')
 # Key of the form's name in a state dict, behind 'prompts.'.
 FORM = 'form'
+# In the metadata that PyTorch keeps with a state dict, under the prompts' name: what they were built of.
+CONFIG = 'config'
 OTHER = 'another form of prompts'  # old checkpoints do not name it
 _SENTINEL = (1.0, -2.0, 0.5)  # exact in every floating-point type
 
@@ -55,6 +57,10 @@ class PromptSet(nn.Module):
     keeps_outputs = False
     # Whether its blocks must know how many patches there are.
     needs_grid = False
+    # Whether samples of a batch read different prompts.
+    is_mixed = False
+    # What it was built of, if that is of plain types: for those who load it without a config.
+    config: dict | None = None
 
     def __init__(self, num_tokens: int | Sequence[int], widths: Sequence[int],
                  mergings: Sequence[nn.Module] = (), cross_stage: str = 'project') -> None:
@@ -124,6 +130,25 @@ class PromptSet(nn.Module):
             self.tokens[prompt, :len(row)] = row.to(self.tokens)
         self.is_filled, self.awaits_training = True, False
         self.owners_changed()
+
+    # What a forward reads; see mmprovpt.prompts.several, where there is a choice
+
+    def reader(self, batch_size: int | None = None) -> 'PromptSet':
+        """The prompts that a forward, which begins now in this thread, is to read."""
+        return self
+
+    @property
+    def sets(self) -> 'tuple[PromptSet, ...]':
+        """All sets that it consists of."""
+        return (self, )
+
+    @property
+    def wants_grad(self) -> bool:
+        """Whether prompts are trained."""
+        return self.tokens.requires_grad
+
+    def missing(self, block: int) -> None:
+        """Every sample has all prompts."""
 
     # Who owns what
 
@@ -256,6 +281,8 @@ class PromptSet(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         # As text in a tensor: whatever carries a state dict carries it. Shapes alone do not tell all forms apart.
         destination[prefix + FORM] = self.form
+        if self.config is not None and hasattr(destination, '_metadata'):
+            destination._metadata.setdefault(prefix[:-1], {})[CONFIG] = self.config
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs) -> None:
@@ -267,6 +294,12 @@ class PromptSet(nn.Module):
         own = (*self._parameters, *self._buffers)
         form = state_dict.pop(prefix + FORM, None)
         given = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
+        several = sorted({key[len(prefix):].split('.')[0] for key in state_dict
+                          if key.startswith(prefix) and key[len(prefix):].endswith('.tokens')})
+        if several:
+            raise CheckpointError(f'the checkpoint has several sets of prompts ({", ".join(several)}), but the model '
+                                  'has one without a name: build the backbone without prompts, and have '
+                                  'mmprovpt.load_prompts(backbone, name, checkpoint) load each')
         if not given and form is None and self.is_filled:
             self.awaits_training = True  # what was drawn stays, to be trained
             return

@@ -4,10 +4,11 @@ import importlib
 # Public name → the module that has it.
 _HOMES = dict(
     attention_maps='attention', visit_attention='attention', plot_attention='attention_figure',
-    plot_relocation='relocation', LogError='runs', Run='runs', read_log='runs', run_of='runs')
+    plot_prompt_sets='sets', plot_relocation='relocation', LogError='runs', Run='runs', read_log='runs', run_of='runs')
 
 __all__ = [
-    'LogError', 'Run', 'attention_maps', 'plot_attention', 'plot_relocation', 'read_log', 'run_of', 'visit_attention'
+    'LogError', 'Run', 'attention_maps', 'plot_attention', 'plot_prompt_sets', 'plot_relocation', 'read_log', 'run_of',
+    'visit_attention'
 ]
 
 

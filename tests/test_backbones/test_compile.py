@@ -4,10 +4,11 @@ import random
 import pytest
 import timm
 import torch
-from matrix import CASES, KINDS, build, images, loss, randomise
+from matrix import CASES, KINDS, build, fill_rows, images, loss, outputs, randomise
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
+import mmprovpt
 from mmprovpt import inject_prompts
 from mmprovpt.relocation import CRITERIA
 
@@ -136,3 +137,67 @@ def test_owners_written_from_outside_are_read_by_compiled_code():
             hidden = compiled(x)[0]
             assert torch.equal(hidden, backbone(x)[0])
         assert not torch.allclose(hidden, after)
+
+
+SETS = {
+    'equal': (dict(num_tokens=2), ['a', 'b', 'c', 'a'], 1),
+    'owners': (dict(num_tokens=[0, 3, 3]), ['a', 'b', 'c', 'a'], 1),
+    'mixed': (dict(num_tokens=2), [('a', None, 'b'), ('b', 'c', None), (None, 'c', 'a')], 1),
+    'mixed without none': (dict(num_tokens=2), ['aab', 'cbb', 'aca'], 1),
+}
+
+
+@pytest.mark.parametrize('change', SETS)
+@pytest.mark.parametrize('training', [False, True])
+def test_sets_of_equal_size_are_swapped_without_compilation(change, training):
+    """Their prompts may lie in other blocks; and so in batches whose samples read as many sets."""
+    options, choices, limit = SETS[change]
+    case = CASES['timm-vit']
+    backbone = build(case)
+    for name in 'abc':
+        mmprovpt.add_prompts(backbone, name, dict(KINDS['static'], **(dict(num_tokens=2) if name == 'a' else options)))
+    backbone.train(training)
+    counter, x = CompileCounterWithBackend('aot_eager'), images(case, batch=3)
+    compiled = torch.compile(backbone, backend=counter)
+    for choice in choices:
+        with mmprovpt.using_prompts(backbone, choice if choice in ('a', 'b', 'c') else list(choice)):
+            for a, b in zip(outputs(compiled, x), outputs(backbone, x), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert counter.frame_count <= limit and not counters['graph_break']
+
+
+@pytest.mark.parametrize('checkpointing', [False, True])
+def test_gradients_of_a_compiled_mixed_batch(checkpointing):
+    case = CASES['timm-vit']
+    backbone, x = build(case), images(case, batch=3)
+    for name, form in zip('abc', KINDS):
+        mmprovpt.add_prompts(backbone, name, dict(KINDS[form], num_tokens=2))
+    fill_rows(backbone.prompts['b'])
+    backbone.train().set_grad_checkpointing(checkpointing)
+    grads = []
+    for forward in (backbone, torch.compile(backbone, backend='aot_eager')):
+        backbone.prompts.zero_grad()
+        with mmprovpt.using_prompts(backbone, ['a', 'b', None]):
+            value = loss(forward, x)
+        value.backward()
+        grads.append([parameter.grad.clone() for name in 'ab' for parameter in backbone.prompts[name].parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
+def test_sets_of_other_sizes_are_compiled_once_each():
+    """And so are no prompts, and each form; then nothing is compiled again."""
+    case = CASES['timm-vit']
+    backbone, x = build(case), images(case)
+    for number, name in enumerate('abcd'):
+        mmprovpt.add_prompts(backbone, name, dict(KINDS['static'], num_tokens=1 + number))
+    backbone.eval()
+    counter = CompileCounterWithBackend('aot_eager')
+    compiled, counts = torch.compile(backbone, backend=counter), []
+    with torch.no_grad():
+        for _ in range(2):
+            for name in ('a', 'b', 'c', 'd', None):
+                mmprovpt.set_prompts(backbone, name)
+                torch.testing.assert_close(compiled(x)[0], backbone(x)[0], rtol=1e-5, atol=1e-5)
+            counts.append(counter.frame_count)
+    assert counts[0] <= 6 and counts[1] == counts[0] and not counters['recompile_limit']
