@@ -62,6 +62,6 @@ class PromptedRotaryAttention(BiasInParts, PromptedTIMMAttention):
     def _join(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         groups = getattr(self, 'num_kv_groups', 1)
         if groups > 1:  # several heads of queries share one of keys and values
-            k, v = (each.unflatten(-1, (self.num_heads // groups, -1)).repeat_interleave(groups, -2).flatten(-2)
-                    for each in (k, v))
+            shape = *k.shape[:-1], self.num_heads // groups, k.shape[-1] * groups // self.num_heads
+            k, v = (each.reshape(shape).repeat_interleave(groups, -2).flatten(-2) for each in (k, v))
         return torch.cat([q, k, v], -1)

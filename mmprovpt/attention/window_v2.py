@@ -34,7 +34,7 @@ class PromptedWindowAttentionV2(BiasInParts, PromptedWindowAttention):
     def _position_bias(self, num_tokens: int) -> Tensor:
         """(1, num_heads, N, N), less 8, which is then 0 for prompts; softmax does not see the difference."""
         table = self.cpb_mlp(self.relative_coords_table).flatten(0, 2)
-        bias = table[self.relative_position_index.flatten()].unflatten(0, (num_tokens, num_tokens))
+        bias = table[self.relative_position_index.flatten()].reshape(num_tokens, num_tokens, -1)
         return 16 * torch.sigmoid(bias.permute(2, 0, 1))[None] - 8
 
 

@@ -2,7 +2,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
@@ -351,11 +350,13 @@ def _form_name(form: Tensor | None, others: set[str]) -> str | None:
 
 def _group(index: Tensor, num_blocks: int, device: torch.device) -> list[Tensor]:
     """Per block, where a host tensor (N,) names it."""
-    # By NumPy: while a graph is traced, owners are constants, and sorting is not for each ONNX.
-    host = index.numpy()
-    order = torch.from_numpy(np.argsort(host, kind='stable')).to(device)
-    counts = np.bincount(host + 1, minlength=num_blocks + 1).tolist()
-    owners = [owned.clone() for owned in order.split(counts)[1:]]
+    # By Python: while a graph is traced, owners are constants, and sorting is not for each ONNX.
+    groups: list[list[int]] = [[] for _ in range(num_blocks + 1)]
+    for prompt, block in enumerate(index.tolist()):
+        groups[block].append(prompt)  # -1, those of no block, come last
+    order = torch.tensor([prompt for group in groups for prompt in group], dtype=torch.long).to(device)
+    counts = [len(group) for group in groups]
+    owners = [owned.clone() for owned in order.split(counts)[:-1]]
     for owned in owners:
         # One compilation serves all numbers of prompts, 0 included.
         torch._dynamo.decorators.mark_unbacked(owned, 0)
