@@ -48,6 +48,7 @@ def test_configs_are_plain():
     texts = {name: (ROOT / 'configs' / name).read_text() for name in all_configs()}
     assert {name for name, text in texts.items() if '__import__' in text} == {
         *(f'setr_{head}_vit_l_vpt_ade20k.py' for head in ('pup', 'naive', 'mla')),
+        'camvid/setr_pup_vit_s_vpt_camvid.py',
         *(f'recipes/{name}_ade20k.py' for name in ('mask2former_swin_t', 'segmenter_vit_s', 'upernet_swin_t',
                                                    'upernet_vit_b'))}
     for name, text in texts.items():
@@ -87,7 +88,7 @@ def test_task_is_chosen_from_outside(pattern):
 def test_no_two_share_a_work_dir():
     folders = [parse(pattern.format(method), task)['work_dir'] for pattern, (methods, tasks) in FAMILIES.items()
                for method in methods for task in tasks]
-    assert len(set(folders)) == len(folders) == 8 * (19 + 5 + 6) + 5 * 19
+    assert len(set(folders)) == len(folders) == 8 * (19 + 5 + 6) + 6 + 5 * 19
 
 
 @pytest.mark.parametrize('pattern', FAMILIES)

@@ -52,7 +52,8 @@ CHOSEN = {'task', 'num_classes', 'num_tokens', 'work_dir'}
 # What lies in a folder of such files: their names, with a place for the method, the methods, and the tasks.
 FAMILIES = {
     'vtab1k/vit_b_{}.py': (ALL, TASKS['vtab1k']), 'fgvc/vit_b_{}.py': (ALL, TASKS['fgvc']),
-    'miniature_vtab/{}.py': (ALL, MINIATURE), 'vtab1k/swin_b_{}.py': (METHODS + BASELINES, TASKS['vtab1k'])}
+    'miniature_vtab/{}.py': (ALL, MINIATURE), 'miniature_vtab/provpt_{}.py': (('authors', ), MINIATURE),
+    'vtab1k/swin_b_{}.py': (METHODS + BASELINES, TASKS['vtab1k'])}
 
 
 def read(name, task=None):

@@ -10,7 +10,7 @@ from dense_task import ROOT, build, config, parse, small_setr
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.utils import get_installed_path
-from test_configs import POLICY, differences
+from test_configs import POLICY, differences, read
 from timm.models import load_checkpoint
 
 from mmprovpt.cli.options import read_config
@@ -258,3 +258,18 @@ def test_missing_data_and_weights_are_named(tmp_path, monkeypatch):
                  "model.backbone.init_cfg.checkpoint = 'checkpoints/vit_b16_in21k.pth': no such file",
                  'what to do: get it as docs/how-to/weights.md says'):
         assert line in message
+
+
+def test_camvid_twins():
+    """One backbone, one head, one schedule; prompts are 12 × 10 rows of 384 numbers, and PRO-VPT has a policy."""
+    configs = {method: read(f'camvid/setr_pup_vit_s_{method}_camvid.py')
+               for method in ('vpt', 'provpt', 'frozen', 'lora', 'full')}
+    assert differences(configs['vpt'], configs['provpt']) == {'custom_hooks'}
+    counts = {method: count_config(cfg) for method, cfg in configs.items()}
+    assert counts['vpt'] - counts['frozen'] == 12 * 10 * 384
+    assert counts['provpt'] - counts['vpt'] == POLICY
+    assert counts['lora'] - counts['frozen'] == 12 * 16 * 4 * 384
+    assert counts['full'] > 21e6
+    for cfg in configs.values():
+        assert cfg.model.decode_head.num_classes == len(cfg.train_dataloader.dataset.metainfo.classes) == 11
+        assert cfg.model.decode_head.ignore_index == cfg.test_evaluator.ignore_index == 11

@@ -2,9 +2,9 @@
 # weights: tools/model_converters/to_mmpretrain.py IN checkpoints/vit_s14_dinov2.pth (docs/how-to/weights.md).
 _base_ = [
     __import__('mmengine').utils.get_installed_path('mmseg') + '/.mim/configs/_base_/models/setr_pup.py',
-    __import__('mmengine').utils.get_installed_path('mmseg') + '/.mim/configs/_base_/default_runtime.py',
     '../_base_/datasets/camvid_240.py'
 ]
+default_scope = 'mmseg'
 model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], size=(168, 224), seg_pad_val=11),
@@ -33,7 +33,9 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=ma
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.01), clip_grad=dict(max_norm=5.))
+    type='mmprovpt.FiniteOptimWrapper',
+    optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.01),
+    clip_grad=dict(max_norm=5.))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=46),
     dict(type='PolyLR', eta_min=1e-6, power=0.9, begin=46, end=max_iters, by_epoch=False)
@@ -48,3 +50,6 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
 randomness = dict(seed=0)
+log_processor = dict(by_epoch=False)
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')

@@ -4,7 +4,7 @@ import copy
 import pytest
 import torch
 from test_hooks.toy_run import ToyModel
-from test_relocation.test_session import ANY, Loop
+from test_relocation.loop import ANY, Loop
 from timm.models.vision_transformer import VisionTransformer
 
 from mmprovpt import inject_prompts

@@ -1,4 +1,2 @@
-# PRO-VPT: as VPT, but prompts relocate after each epoch, and the learning rate stays (PRO-VPT, Sec. 4.1 and Table i).
-_base_ = ['vpt.py', 'relocation.py']
-
-param_scheduler = []
+# PRO-VPT: so far as the paper says; which of its profiles pays is being measured (docs/evidence/study.md).
+_base_ = 'provpt_paper.py'

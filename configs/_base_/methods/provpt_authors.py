@@ -6,10 +6,7 @@ _base_ = 'provpt_paper.py'
 optim_wrapper = dict(optimizer=dict(lr=2.5), clip_grad=dict(max_norm=0.25))
 custom_hooks = [
     dict(
-        type='mmprovpt.PromptRelocationHook',
-        interval=1,
-        by_epoch=True,
-        pruner=dict(type='IdlenessPruner', criterion='taylor'),
+        _base_.custom_hooks[0],
         score_pass=True,
         score_clip=0.25,
         # One that is "moved" to its own block is left alone; momentum stays.
