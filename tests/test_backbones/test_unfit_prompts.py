@@ -10,8 +10,8 @@ from mmprovpt import tuned_state_dict
 from mmprovpt.errors import CheckpointError, ConfigError
 
 FORMS = list(KINDS)
-# What loads does not know which attention there is: one backbone of each library and layout.
-LOADING = [name for name in CASES if name.rpartition('-')[2] in ('vit', 'dinov2', 'deit', 'nocls', 'swin')]
+# What loads does not know which attention there is: one backbone of each way to load, and of each layout.
+LOADING = ('mmpretrain-vit', 'mmseg-vit', 'timm-vit', 'mmdet-swin', 'mmpretrain-swin', 'timm-swin')
 
 
 @pytest.fixture(params=LOADING)
