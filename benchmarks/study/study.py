@@ -163,7 +163,7 @@ def tables_of(experiment: str, results: Path) -> str:
     rows = read_rows(results / f'{experiment}.jsonl')
     tuning = 'tune' if experiment == 'main' else f'tune_{experiment}'
     if tuning not in EXPERIMENTS:
-        return table(rows)
+        return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     chosen = {measure: winners(read_rows(results / f'{tuning}.jsonl'), measure) for measure in measures}
     return '\n\n'.join(f'{measure}\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
