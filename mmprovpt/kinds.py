@@ -4,7 +4,7 @@ import inspect
 import math
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from .errors import ConfigError
@@ -121,6 +121,16 @@ def check_types(cls: type, arguments: dict) -> None:
         if set(wanted) <= set(_PLAIN) and not any(_is_a(value, each) for each in wanted):
             raise ConfigError(f'{cls.__name__}: {name}={value!r}, but it must be '
                               f'{" or ".join(_PLAIN[each] for each in wanted)}')
+
+
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
+    """Check an option that is one of some names.
+
+    Raises:
+        ConfigError: Names the option, its value and what it must be.
+    """
+    if value not in known:
+        raise ConfigError(f'{name}={value!r}, but it must be one of {", ".join(known)}')
 
 
 def _is_a(value, wanted: type) -> bool:

@@ -29,11 +29,11 @@ from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.miniature_tasks import TASKS
 from mmprovpt.errors import ConfigError
 from mmprovpt.sweep import Trial, read_task, run_trial, write_config
+from mmprovpt.sweep.protocol import EVALUATION, SPLITS
 from mmprovpt.trust import only_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 AVERAGE = 0.05  # per step, of the exponential average of trained weights
-CLASSIFICATION_SPLITS = dict(search=('train800', 'val200'), final=('train800val200', 'test'))
 
 
 class Family(NamedTuple):
@@ -55,28 +55,24 @@ def classification(cfg: Config, run: Run, data: Path) -> None:
     """The miniature VTAB, CIFAR-10 and planted tasks."""
     known = run.task in TASKS  # of the miniature; the others have ten classes, as category
     root = str(data / 'miniature-vtab' if known else data)
-    for loader, split in zip(('train', _evaluation(run)), CLASSIFICATION_SPLITS[run.phase]):
+    for loader, split in zip(('train', EVALUATION[run.phase]), SPLITS['VTAB1k'][run.phase]):
         cfg[f'{loader}_dataloader'].dataset.update(type='CachedVTAB1k', data_root=root, split=split, task=run.task)
-    cfg[f'{_evaluation(run)}_evaluator'] = [dict(type='Accuracy', topk=1), dict(type='Calibration')]
+    cfg[f'{EVALUATION[run.phase]}_evaluator'] = [dict(type='Accuracy', topk=1), dict(type='Calibration')]
     cfg.model.type = 'BFloat16Classifier'
 
 
 def camvid(cfg: Config, run: Run, data: Path) -> None:
     """Street scenes; chosen on the validation images, tested on the test images."""
-    for loader in ('train', _evaluation(run)):
+    for loader in ('train', EVALUATION[run.phase]):
         cfg[f'{loader}_dataloader'].dataset.data_root = str(data / 'camvid_240')
     cfg.model.type = 'BFloat16Segmentor'
 
 
 def detection(cfg: Config, run: Run, data: Path) -> None:
     """Digits in scenes: there is one set of validation images, for the choice and for the test."""
-    for loader in ('train', _evaluation(run)):
+    for loader in ('train', EVALUATION[run.phase]):
         cfg[f'{loader}_dataloader'].dataset.data_root = f'{data}/miniature/'
-    cfg[f'{_evaluation(run)}_evaluator'].ann_file = f'{data}/miniature/annotations/instances_val.json'
-
-
-def _evaluation(run: Run) -> str:
-    return 'val' if run.phase == 'search' else 'test'
+    cfg[f'{EVALUATION[run.phase]}_evaluator'].ann_file = f'{data}/miniature/annotations/instances_val.json'
 
 
 FAMILIES = dict(
@@ -100,8 +96,9 @@ def trial_of(run: Run, folder: Path, data: Path, weights: Path) -> Trial:
     if family.weights:
         backbone = cfg.model.backbone.get('module', cfg.model.backbone)  # of LoRA
         backbone.init_cfg.checkpoint = str(weights / family.weights)
+    other, = {*EVALUATION.values()} - {EVALUATION[run.phase]}
     for part in ('dataloader', 'evaluator', 'cfg'):
-        cfg[f'{"test" if run.phase == "search" else "val"}_{part}'] = None
+        cfg[f'{other}_{part}'] = None
     cfg.custom_imports = dict(imports=['parts'], allow_failed_imports=False)
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='EMAHook', momentum=AVERAGE),
                         dict(type='mmprovpt.TrainingLossHook', window=family.epoch)]

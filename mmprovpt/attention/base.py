@@ -89,9 +89,9 @@ class PromptedAttention:
         if watcher is None and not _is_slow_fused(q, k):
             return _fused(q, k, v, scale, bias, dropout_p)[..., :size]
         weights = _weights(q, k, scale, bias)
-        # Queries of prompts are nobody's to see where prompts are tokens.
-        seen = weights.shape[2] - (0 if handed.behind is None else handed.behind)
         if watcher is not None:
+            # Queries of prompts are nobody's to see where prompts are tokens.
+            seen = weights.shape[2] - (0 if handed.behind is None else handed.behind)
             watcher(self, weights[:, :, :seen], v[..., :size])
         return F.dropout(weights, dropout_p) @ v[..., :size]
 
@@ -161,14 +161,20 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, d
     return out.reshape(-1, out.shape[1] // windows, *out.shape[2:])
 
 
+def _per_image(bias: Tensor, batch_size: int) -> Tensor:
+    """A bias for each window of a sample as often as there are samples; any other as it is."""
+    if bias.dim() == 4 and 1 < bias.shape[0] < batch_size:
+        return bias.repeat(batch_size // bias.shape[0], 1, 1, 1)
+    return bias
+
+
 def _without_missing(missing: Tensor, bias: Tensor | None, batch_size: int, num_keys: int) -> Tensor:
     """A bias (or None) that also hides the keys ``missing`` (B, n), the last n; without one boolean, (B', 1, 1, M)."""
     read = ~_per_window(missing, batch_size)[:, None, None]
     read = F.pad(read, (num_keys - read.shape[-1], 0), value=True)
     if bias is None:
         return read
-    if bias.dim() == 4 and 1 < bias.shape[0] < batch_size:  # one for each window of a sample
-        bias = bias.repeat(batch_size // bias.shape[0], 1, 1, 1)
+    bias = _per_image(bias, batch_size)
     return bias & read if bias.dtype == torch.bool else bias.masked_fill(~read, float('-inf'))
 
 
@@ -178,8 +184,7 @@ def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor | None) -> Tensor:
     if dtype in (torch.bfloat16, torch.float16):
         q, k = q.float(), k.float()
     logits = q * scale @ k.transpose(-1, -2)
-    if bias is not None and bias.dim() == 4 and 1 < bias.shape[0] < q.shape[0]:
-        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
     if bias is not None:
+        bias = _per_image(bias, q.shape[0])
         logits = logits.masked_fill(~bias, float('-inf')) if bias.dtype == torch.bool else logits + bias
     return logits.softmax(-1).to(dtype)

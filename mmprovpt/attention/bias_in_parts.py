@@ -18,11 +18,11 @@ class BiasInParts(PromptedAttention):
 
     def project(self, x: Tensor) -> Tensor:
         """See the base class."""
-        return self._add_bias(self.qkv(x))
+        return self._add_bias(super().project(x))
 
     def project_rows(self, rows: Tensor) -> Tensor:
         """See the base class."""
-        return self._add_bias(self.qkv.forward(rows))
+        return self._add_bias(super().project_rows(rows))
 
     def _add_bias(self, qkv: Tensor) -> Tensor:
         if getattr(self, 'q_bias', None) is None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mmprovpt.errors import ConfigError
-from mmprovpt.kinds import Kinds
+from mmprovpt.kinds import Kinds, check_choice
 
 if TYPE_CHECKING:
     from mmprovpt.prompts import PromptSet
@@ -49,8 +49,9 @@ class Shrink(Keep):
     def __init__(self, factor: float = 1e-3, momentum: str = 'keep', in_place: bool = True) -> None:
         if not factor > 0:
             raise ConfigError(f'arrival: factor must be more than 0, but is {factor}')
+        check_choice('arrival: momentum', momentum, MOMENTUM)
         self.factor = factor
-        self.momentum = _checked(momentum)
+        self.momentum = momentum
         self.in_place = in_place
 
     def row(self, prompts: 'PromptSet', prompt: int, block: int) -> Tensor:
@@ -70,7 +71,8 @@ class Reinit(Keep):
     """
 
     def __init__(self, momentum: str = 'zero', in_place: bool = True) -> None:
-        self.momentum = _checked(momentum)
+        check_choice('arrival: momentum', momentum, MOMENTUM)
+        self.momentum = momentum
         self.in_place = in_place
 
     def row(self, prompts: 'PromptSet', prompt: int, block: int) -> Tensor:
@@ -85,12 +87,6 @@ def build_arrival(arrival: str | dict) -> Keep:
         ConfigError: There is none of that name, or an argument is unknown or invalid.
     """
     return ARRIVALS.build(dict(type=arrival) if isinstance(arrival, str) else arrival)
-
-
-def _checked(momentum: str) -> str:
-    if momentum not in MOMENTUM:
-        raise ConfigError(f'arrival: momentum={momentum!r}, but it must be one of {", ".join(MOMENTUM)}')
-    return momentum
 
 
 ARRIVALS.update(keep=Keep, shrink=Shrink, reinit=Reinit)

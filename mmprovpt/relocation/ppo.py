@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import check_choice
 
 from .allocator import ALLOCATORS, Allocator, Signals, to_cpu
 
@@ -121,9 +122,8 @@ class PPOAllocator(Allocator):
         for name, value in dict(horizon=horizon, epochs=epochs, hidden=hidden).items():
             if value < 1:
                 raise ConfigError(f'{name} must be at least 1, but is {value}')
-        for name, given, known in (('normalise', normalise, NORMALISE), ('init', init, INITS)):
-            if given not in known:
-                raise ConfigError(f'{name}={given!r}, but it must be one of {", ".join(known)}')
+        check_choice('normalise', normalise, NORMALISE)
+        check_choice('init', init, INITS)
         if normalise == 'rollout' and horizon < 2:
             raise ConfigError(f"normalise='rollout' compares the rewards of an update, but horizon={horizon}: set "
                               'horizon to 2 or more')

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.kinds import check_choice
 
 from .allocator import Allocator, Signals
 from .pruners import IdlenessPruner
@@ -125,9 +126,8 @@ class Relocator:
         if 0 < pruner.verify_top < relocate_per_period:
             raise ConfigError(f'verify_top is {pruner.verify_top}, too few for '
                               f'relocate_per_period={relocate_per_period}')
-        for name, value, known in (('reward_idleness', reward_idleness, REWARD_IDLENESS), ('state', state, STATES)):
-            if value not in known:
-                raise ConfigError(f'{name}={value!r}, but it must be one of {", ".join(known)}')
+        check_choice('reward_idleness', reward_idleness, REWARD_IDLENESS)
+        check_choice('state', state, STATES)
         if not reward_loss_scale > 0:
             raise ConfigError(f'reward_loss_scale must be more than 0, but is {reward_loss_scale}')
         self.num_blocks = num_blocks
