@@ -18,8 +18,8 @@ class ChoosingBlock(PromptedBlock):
             return super()._run(given, x, *args, **kwargs)
         if not prompts.is_mixed:
             return PromptedBlock._run(self, given, x, *args, **kwargs)
-        rows, pick = prompts.table(number, x, given)
-        handed = running.Handed(self.normed(rows), pick=pick, missing=prompts.missing(number))
+        rows, pick, missing = prompts.table(number, x, given)
+        handed = running.Handed(self.normed(rows), pick=pick, missing=missing)
         return self._upstream(handed, x, *args, **kwargs), None
 
 

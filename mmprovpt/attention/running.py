@@ -8,7 +8,7 @@ own attention, and one record of the running forward. Two threads never share th
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -148,15 +148,9 @@ def hidden(prompts: nn.Module) -> list[int]:
     return [number for owner, numbers in getattr(_here, 'hidden', ()) if owner is prompts for number in numbers]
 
 
-@contextmanager
-def hiding(prompts: nn.Module, numbers: tuple[int, ...]) -> Iterator[None]:
+def hiding(prompts: nn.Module, numbers: tuple[int, ...]) -> AbstractContextManager[None]:
     """For the time of a ``with``, no block reads these prompts, in this thread; nests."""
-    before = getattr(_here, 'hidden', ())
-    _here.hidden = (*before, (prompts, numbers))
-    try:
-        yield
-    finally:
-        _here.hidden = before
+    return _noting('hidden', (prompts, numbers))
 
 
 def choice(prompts: nn.Module, otherwise: Any) -> Any:
@@ -164,15 +158,20 @@ def choice(prompts: nn.Module, otherwise: Any) -> Any:
     return next((chosen for owner, chosen in reversed(getattr(_here, 'choices', ())) if owner is prompts), otherwise)
 
 
-@contextmanager
-def choosing(prompts: nn.Module, chosen: Any) -> Iterator[None]:
+def choosing(prompts: nn.Module, chosen: Any) -> AbstractContextManager[None]:
     """For the time of a ``with``, forwards in this thread read ``chosen`` of several sets; nests."""
-    before = getattr(_here, 'choices', ())
-    _here.choices = (*before, (prompts, chosen))
+    return _noting('choices', (prompts, chosen))
+
+
+@contextmanager
+def _noting(name: str, note: tuple) -> Iterator[None]:
+    """For the time of a ``with``, this thread has one more note of that name."""
+    before = getattr(_here, name, ())
+    setattr(_here, name, (*before, note))
     try:
         yield
     finally:
-        _here.choices = before
+        setattr(_here, name, before)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from mmprovpt.errors import ConfigError
 from .adopt import release
 
 # What injection, loading and running leave in the dicts of modules, beside what it takes out.
-_OURS = ('place', '_checkpointed', 'entrance_to', '_before', '_loaded', '_frozen_loaded', '_recalled')
+_CONNECTED = ('place', '_checkpointed', 'norm_first', 'entrance_to')
+_OURS = (*_CONNECTED, '_before', '_loaded', '_frozen_loaded', '_recalled')
 
 
 class Before(NamedTuple):
@@ -64,7 +65,7 @@ def disconnect(backbone: Any) -> None:
     for module in backbone.modules():
         if module is not backbone:
             release(module)
-            for name in ('place', '_checkpointed', 'norm_first', 'entrance_to'):
+            for name in _CONNECTED:
                 vars(module).pop(name, None)
 
 

@@ -60,6 +60,12 @@ def find_optim_wrapper(optim_wrapper: OptimWrapper | OptimWrapperDict, tokens: n
     return next((wrapper for wrapper in wrappers if trains(wrapper.optimizer, tokens)), wrappers[0])
 
 
+def loss_of(model: nn.Module, batch) -> Tensor:
+    """The total loss of a BaseModel on a batch as its loader collates it, which its preprocessor may write into."""
+    loss, _ = model.parse_losses(model._run_forward(model.data_preprocessor(batch, True), mode='loss'))
+    return loss
+
+
 def loss_factor(optim_wrapper: OptimWrapper, device: torch.device) -> Tensor:
     """What the coming loss is multiplied by before backward, one element; never waits for the device."""
     factor = optim_wrapper.scale_loss(torch.ones(()))

@@ -4,12 +4,13 @@ from mmengine import dist
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.relocation import RelocationSession
 
-from .find import loss_factor, unwrapped
+from .find import loss_factor, loss_of, unwrapped
 from .randomness import fixed_randomness
 
 
@@ -50,8 +51,7 @@ def score_pass(runner: Runner, optim_wrapper: OptimWrapper, session: RelocationS
             factor = loss_factor(optim_wrapper, session.prompts.tokens.device)
             session.begin_iteration(factor)
             with optim_wrapper.optim_context(model):
-                data = model.data_preprocessor(batch, True)
-                loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
+                loss = loss_of(model, batch)
             (loss * factor.to(loss)).sum().backward()
             session.end_iteration(loss, 0, 1, 1.0 if clip is None else clip_factor(trained, factor, clip))
     for parameter, grad in zip(trained, waiting):
@@ -66,6 +66,6 @@ def clip_factor(parameters: list[torch.nn.Parameter], scale: Tensor, clip: float
         scale: One element: what the loss was multiplied by.
         clip: Largest norm over all of them.
     """
-    norms = [parameter.grad.float().norm() for parameter in parameters if parameter.grad is not None]
-    norm = torch.stack(norms).norm() / scale.to(norms[0].device)
+    norm = get_total_norm([parameter.grad.float() for parameter in parameters if parameter.grad is not None])
+    norm = norm / scale.to(norm.device)
     return (clip / (norm + 1e-6)).clamp(max=1.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmprovpt.relocation import RelocationSession, true_idleness
 
-from .find import unwrapped
+from .find import loss_of, unwrapped
 from .randomness import fixed_randomness
 
 
@@ -53,17 +53,12 @@ class HeldBatches:
         training = self._model.training
         self._model.eval()
         with fixed_randomness(*self._seed), self._optim_wrapper.optim_context(self._model):
-            losses = [self._loss_of(batch) for batch in self.batches]
+            # A preprocessor may write into what it is given.
+            losses = [loss_of(self._model, copy.deepcopy(batch)).float() for batch in self.batches]
         self._model.train(training)
         mean = torch.stack(losses).mean().reshape(1)
         dist.all_reduce(mean, 'mean')
         return mean
-
-    def _loss_of(self, batch) -> Tensor:
-        # A preprocessor may write into what it is given.
-        data = self._model.data_preprocessor(copy.deepcopy(batch), True)
-        loss, _ = self._model.parse_losses(self._model._run_forward(data, mode='loss'))
-        return loss.float()
 
 
 def verify(runner: Runner, optim_wrapper: OptimWrapper, session: RelocationSession, seed: int) -> dict[int, float]:

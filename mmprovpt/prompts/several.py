@@ -190,7 +190,7 @@ class MixedPrompts:
         count = torch.stack([member * count for member, count in zip(self._members, self._counts(block))]).sum(0)
         return self._columns[block] >= count[:, None]
 
-    def table(self, block: int, x: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+    def table(self, block: int, x: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor | None]:
         """The rows of all sets, and which of them are a sample's.
 
         Args:
@@ -199,7 +199,8 @@ class MixedPrompts:
             given: What else they follow from.
 
         Returns:
-            (R, C) of the type of x, and (B, n) int64 in [0, R), anything where prompts are missing.
+            (R, C) of the type of x; (B, n) int64 in [0, R), anything where prompts are missing; and where they are,
+            see ``missing``.
         """
         tables, start, size = [], torch.zeros_like(self._rank), 0
         for number, (prompts, samples) in enumerate(zip(self.sets, self._samples)):
@@ -214,11 +215,11 @@ class MixedPrompts:
             tables.append(rows.flatten(0, -2))
             size += tables[-1].shape[0]
         pick, missing = start[:, None] + self._columns[block], self.missing(block)
-        return torch.cat(tables), pick if missing is None else pick.masked_fill(missing, 0)
+        return torch.cat(tables), pick if missing is None else pick.masked_fill(missing, 0), missing
 
     def read(self, block: int, x: Tensor, given: Given) -> Tensor:
         """(B, n, C) the prompts of a block before its norm, as tokens."""
-        rows, pick = self.table(block, x, given)
+        rows, pick, _ = self.table(block, x, given)
         return rows.index_select(0, pick.flatten()).unflatten(0, pick.shape)
 
     def leave(self, block: int, outputs: Tensor) -> Tensor | None:
