@@ -133,7 +133,8 @@ def train(run: Run, args: argparse.Namespace) -> dict:
         **{f'{when}_{short}': _rounded(found[when].get(long)) for when in found for short, long in metrics.items()},
         training_loss=_rounded(float(loss.read_text(encoding='utf-8'))) if loss.exists() else None,
         moves=result.get('moves'), distribution=result.get('distribution'),
-        cpu_seconds=round(time.process_time() - start), commit=args.commit)
+        cpu_seconds=round(time.process_time() - start), commit=args.commit,
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')
 
 
 def _rounded(value: float | None) -> float | None:

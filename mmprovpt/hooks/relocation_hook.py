@@ -175,7 +175,7 @@ class PromptRelocationHook(Hook):
         """Close the period, the same on every rank."""
         self._boundary = runner.epoch if self.by_epoch else runner.iter
         if self._score_pass:
-            score_pass(runner, self._optim_wrapper, self.session, self._score_clip, self._boundary)
+            score_pass(runner, self._optim_wrapper, self.session, self._score_clip, runner.seed, self._boundary)
         verified = verify(runner, self._optim_wrapper, self.session, runner.seed + self._boundary)
         with fixed_randomness(runner.seed, self._boundary):  # a row may be drawn anew
             period = self.session.close_period(verified)

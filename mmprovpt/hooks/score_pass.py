@@ -15,7 +15,7 @@ from .randomness import fixed_randomness
 
 
 def score_pass(runner: Runner, optim_wrapper: OptimWrapper, session: RelocationSession, clip: float | None,
-               seed: int) -> None:
+               *seed: int) -> None:
     """Measure idleness and loss of all training data with the weights as they are, dropout on; nothing is trained.
 
     It costs about what an epoch of training costs (docs/method/authors_code.md). Each process takes its part of the
@@ -27,7 +27,7 @@ def score_pass(runner: Runner, optim_wrapper: OptimWrapper, session: RelocationS
         session (RelocationSession): Its period holds this pass alone afterwards.
         clip (float, optional): Norm over all trained parameters that a batch's gradients are clipped to before scores
             are read off them.
-        seed (int): Of dropout and augmentation; another one for each period.
+        *seed (int): Of dropout and augmentation, >= 0; others for each run and period.
 
     Raises:
         ConfigError: The training dataset cannot be indexed.
@@ -41,7 +41,7 @@ def score_pass(runner: Runner, optim_wrapper: OptimWrapper, session: RelocationS
     waiting = [parameter.grad for parameter in trained]
     session.criterion.reset()
     session.loss.reset()
-    with fixed_randomness(seed, dist.get_rank()):
+    with fixed_randomness(*seed, dist.get_rank()):
         batches = DataLoader(loader.dataset, loader.batch_sampler.batch_size, sampler=mine,
                              num_workers=loader.num_workers, collate_fn=loader.collate_fn,
                              worker_init_fn=loader.worker_init_fn)
