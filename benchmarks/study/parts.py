@@ -39,14 +39,16 @@ class BFloat16Segmentor(EncoderDecoder):
 
 @DATASETS.register_module()
 class CachedVTAB1k(VTAB1k):
-    """Every image passes the pipeline once, which must not draw anything; for loading without workers."""
+    """Every image passes the pipeline once in a process, which must not draw anything; for loading without workers."""
+
+    _images: dict[tuple[str, str, int], dict] = {}
 
     def __getitem__(self, index: int) -> dict:
-        if not hasattr(self, '_cache'):
-            self._cache: dict[int, dict] = {}
-        if int(index) not in self._cache:
-            self._cache[int(index)] = super().__getitem__(index)
-        return self._cache[int(index)]
+        key = self.ann_file, str(self.pipeline.transforms), int(index)
+        if key not in self._images:
+            self._images[key] = super().__getitem__(index)
+        image = self._images[key]
+        return dict(image, data_samples=image['data_samples'].clone())  # a model writes into them
 
 
 @METRICS.register_module()

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Run an experiment of experiments.py, one training after the other, and print its table.
+"""Run experiments of experiments.py and print their tables.
 
-    python benchmarks/study/study.py gain
-    python benchmarks/study/study.py gain --shard 0/2 &  python benchmarks/study/study.py gain --shard 1/2
+    python benchmarks/study/study.py gain --jobs 2
+    python benchmarks/study/study.py main gain --jobs 16
     python benchmarks/study/study.py gain --table
 
-Each training that is finished is a line of RESULTS/<experiment>.jsonl, with the commit that it ran on; who starts the
-script again goes on behind it. Data and weights: docs/evidence/README.md.
+Each training that is finished is a line of RESULTS/<experiment>.jsonl, with the commit and the device that it ran on;
+who starts the script again goes on behind it. Data and weights: docs/evidence/README.md.
 """
 import argparse
 import json
@@ -14,7 +14,10 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,10 +118,18 @@ def key_of(row: dict | Run) -> tuple:
     return row['arm'], row['task'], row['seed']
 
 
-def train(run: Run, args: argparse.Namespace) -> dict:
-    """A row of results."""
+def train(experiment: str, run: Run, args: argparse.Namespace) -> dict | None:
+    """A row of results, or None if it is too late to begin; in a process of its own, one training after the other."""
+    if args.stop_at and time.strftime('%H:%M') >= args.stop_at:
+        return None
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+    with only_weights():
+        return _train(experiment, run, args)
+
+
+def _train(experiment: str, run: Run, args: argparse.Namespace) -> dict:
     name = ''.join(c if c.isalnum() or c in '.-' else '_' for c in run.arm)
-    trial = trial_of(run, args.work_dir / args.experiment / run.task / name / f'seed_{run.seed}', args.data,
+    trial = trial_of(run, args.work_dir / experiment / run.task / name / f'seed_{run.seed}', args.data,
                      args.weights)
     start = time.process_time()
     write_config(trial)
@@ -127,7 +138,7 @@ def train(run: Run, args: argparse.Namespace) -> dict:
     found = dict(average=result.get('metrics') or {}, last=result.get('last_metrics') or {})
     loss = trial.folder / 'training_loss.txt'
     return dict(
-        experiment=args.experiment, arm=run.arm, task=run.task, seed=run.seed, phase=run.phase,
+        experiment=experiment, arm=run.arm, task=run.task, seed=run.seed, phase=run.phase,
         lr=trial.base_lr, weight_decay=trial.weight_decay,
         error=result.get('error'),
         **{f'{when}_{short}': _rounded(found[when].get(long)) for when in found for short, long in metrics.items()},
@@ -170,41 +181,54 @@ def tables_of(experiment: str, results: Path) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('experiment', choices=list(EXPERIMENTS))
+    parser.add_argument('experiments', nargs='+', choices=list(EXPERIMENTS), metavar='experiment',
+                        help=', '.join(EXPERIMENTS))
     parser.add_argument('--data', type=Path, default=ROOT / 'data', help='folder of miniature-vtab and cifar10_1k')
     parser.add_argument('--weights', type=Path, default=ROOT / 'checkpoints',
                         help='folder of vit_s14_dinov2_42.pth and vit_s14_dinov2.pth')
     parser.add_argument('--results', type=Path, default=Path(__file__).parent / 'results')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/study')
-    parser.add_argument('--shard', default='0/1', help='i/n: every n-th training from the i-th')
-    parser.add_argument('--reverse', action='store_true', help='from the last training to the first')
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at once')
+    parser.add_argument('--commit', help='of this checkout, where it is a copy without git')
     parser.add_argument('--stop-at', metavar='HH:MM', help='start no training after this time')
     parser.add_argument('--table', action='store_true', help='of what is there; train nothing')
     return parser.parse_args()
 
 
+def missing(experiment: str, results: Path) -> list[Run]:
+    """Trainings of an experiment that are not finished."""
+    finished = {key_of(row) for row in read_rows(results / f'{experiment}.jsonl')}
+    return [run for run in EXPERIMENTS[experiment](results) if key_of(run) not in finished]
+
+
+def train_all(args: argparse.Namespace) -> None:
+    """All that is missing, and write each as soon as it is there."""
+    args.commit = args.commit or commit_of()
+    args.results.mkdir(parents=True, exist_ok=True)
+    runs = [(name, run) for name in args.experiments for run in missing(name, args.results)]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context('spawn')) as pool:
+        futures = {pool.submit(train, name, run, args): (name, run) for name, run in runs}
+        for future in tqdm(as_completed(futures), total=len(runs), unit='training', file=sys.stdout):
+            name, run = futures[future]
+            try:
+                row = future.result()
+            except Exception:  # of one training; the others go on
+                print(f'{name}, {run.arm}, {run.task}, seed {run.seed} failed:', file=sys.stderr)
+                traceback.print_exc()
+                continue
+            if row is not None:
+                with (args.results / f'{name}.jsonl').open('a', encoding='utf-8') as file:
+                    file.write(json.dumps(row) + '\n')
+
+
 @user_errors()
 def main() -> None:
     args = parse_args()
-    path = args.results / f'{args.experiment}.jsonl'
-    shard, shards = map(int, args.shard.split('/'))
-    runs = EXPERIMENTS[args.experiment](args.results)[shard::shards]
     if not args.table:
-        args.commit = commit_of()
-        args.results.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
-        for run in tqdm(runs[::-1] if args.reverse else runs, unit='training', file=sys.stdout):
-            if args.stop_at and time.strftime('%H:%M') >= args.stop_at:
-                break
-            if key_of(run) in {key_of(row) for row in read_rows(path)}:
-                continue
-            with only_weights():
-                row = train(run, args)
-            with path.open('a', encoding='utf-8') as file:
-                file.write(json.dumps(row) + '\n')
-    print(tables_of(args.experiment, args.results))
+        train_all(args)
+    for experiment in args.experiments:
+        print(tables_of(experiment, args.results))
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(Path(__file__).parent))
     main()
