@@ -93,7 +93,7 @@ def tuned(study, results, name):
 
 def test_experiments_name_configs_and_tell_runs_apart(study, tmp_path):
     tunings = [name for name in study['experiments'].EXPERIMENTS if name.startswith('tune')]
-    for name in ('main', 'camvid', 'detection'):
+    for name in ('main', 'epochs_40', 'camvid', 'detection'):
         with pytest.raises(ConfigError, match='trainings of the experiment .* are missing'):
             study['experiments'].EXPERIMENTS[name](tmp_path)
     for name in tunings:

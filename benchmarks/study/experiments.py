@@ -56,11 +56,10 @@ def moving(pruner: dict, allocator: dict, arrival: str | dict = 'keep', **option
                                         allocator=allocator, arrival=arrival), **options)])
 
 
-def gain(results: Path) -> list[Run]:
+def arms_of_gain() -> dict[str, dict[str, Any]]:
     """Where a gain comes from: the place, the new birth, the choice of the prompt, or only less overfitting?"""
-    base = setting(40, 0.3)
     prompts = 'model.backbone.prompts.dropout'
-    arms = {
+    return {
         'static': {},
         'idlest, in place, shrunk': moving(IDLEST, STAY, 'shrink'),
         'idlest, moved at random, kept': moving(IDLEST, UNIFORM),
@@ -85,8 +84,24 @@ def gain(results: Path) -> list[Run]:
         'dropout 0.3': {prompts: 0.3},
         'dropout 0.5': {prompts: 0.5},
     }
-    return [Run(arm, task, seed, 'miniature_vtab/provpt_authors' if arm == AUTHORS else VPT, {**base, **options})
-            for seed in range(3) for arm, options in arms.items() for task in TWO]
+
+
+# Those that are run on the other tasks, too.
+ON_ALL = ('static', 'idlest, in place, shrunk', 'random, in place, shrunk', 'idlest, moved at random, shrunk',
+          'idlest, moved by PPO, shrunk', AUTHORS, 'weight decay 0.01', 'dropout 0.3')
+
+
+def gain(results: Path, names: tuple[str, ...] = (), tasks: tuple[str, ...] = TWO) -> list[Run]:
+    """Arms on tasks, 40 epochs each, three paired seeds; all arms if none are named."""
+    return [Run(arm, task, seed, 'miniature_vtab/provpt_authors' if arm == AUTHORS else VPT,
+                {**setting(40, 0.3), **options})
+            for seed in range(3) for arm, options in arms_of_gain().items() if arm in (names or [arm])
+            for task in tasks]
+
+
+def gain_all(results: Path) -> list[Run]:
+    """Some arms on the tasks that `gain` leaves out."""
+    return gain(results, ON_ALL, tuple(task for task in TASKS if task not in TWO))
 
 
 # Method → config, what it changes, learning rates to choose from, whether the rate falls, clip of the gradients' norm.
@@ -127,17 +142,26 @@ def settings(results: Path, tuning: str, measures: tuple[str, ...]) -> list[str]
     return sorted({arm for measure in measures for arm in winners(rows, measure).values()})
 
 
+def tuned(arm: str, epochs: int, task: str, seed: int) -> Run:
+    """A method at the setting that its arm names."""
+    method, rates = arm.split(' at ')
+    lr, decay = rates.split(', ')
+    config, options, _, cosine, clip = METHODS[method]
+    return Run(arm, task, seed, config, {**setting(epochs, float(lr), float(decay), clip, cosine), **options})
+
+
 def main_(results: Path) -> list[Run]:
     """Every method at its winner on every task: five paired seeds, 10 epochs; last iterate and average each chosen."""
-    runs = []
-    for seed in range(5):
-        for arm in settings(results, 'tune', ('average_accuracy', 'last_accuracy')):
-            method, rates = arm.split(' at ')
-            lr, decay = rates.split(', ')
-            config, options, _, cosine, clip = METHODS[method]
-            runs += [Run(arm, task, seed, config, {**setting(10, float(lr), float(decay), clip, cosine), **options})
-                     for task in TASKS]
-    return runs
+    return [tuned(arm, 10, task, seed) for seed in range(5)
+            for arm in settings(results, 'tune', ('average_accuracy', 'last_accuracy')) for task in TASKS]
+
+
+def longer(results: Path, epochs: int, tasks: tuple[str, ...]) -> list[Run]:
+    """The methods that matter, at the settings that won for ten epochs by the average, trained longer."""
+    matter = ('VPT-Deep', 'PRO-VPT, paper', 'PRO-VPT, authors', 're-birth in place', 're-birth in place, cosine')
+    return [tuned(arm, epochs, task, seed) for seed in range(3)
+            for arm in settings(results, 'tune', ('average_accuracy',)) if arm.split(' at ')[0] in matter
+            for task in tasks]
 
 
 # Planted truth: tasks whose labels follow from what a teacher's prompts change, and where it has them.
@@ -248,5 +272,7 @@ def final_dense(task: str, results: Path) -> list[Run]:
 MEASURES = dict(camvid=('average_miou', 'last_miou'), detection=('average_box_ap', 'last_box_ap'))
 # By name; each is given the folder of results, for some go on from others.
 EXPERIMENTS: dict[str, Callable[[Path], list[Run]]] = dict(
-    gain=gain, tune=tune, main=main_, layouts=layouts, recovery=recovery, tune_camvid=tune_camvid,
+    gain=gain, gain_all=gain_all, tune=tune, main=main_, layouts=layouts, recovery=recovery,
+    epochs_40=partial(longer, epochs=40, tasks=('category', 'size', 'cifar10_1k')),
+    epochs_100=partial(longer, epochs=100, tasks=('size',)), tune_camvid=tune_camvid,
     tune_detection=tune_detection, camvid=partial(final_dense, 'camvid'), detection=partial(final_dense, 'detection'))

@@ -170,7 +170,7 @@ def commit_of() -> str:
 def tables_of(experiment: str, results: Path) -> str:
     """Markdown: one table, or one for each way of choosing what was tuned."""
     rows = read_rows(results / f'{experiment}.jsonl')
-    tuning = 'tune' if experiment == 'main' else f'tune_{experiment}'
+    tuning = 'tune' if experiment in ('main', 'epochs_40', 'epochs_100') else f'tune_{experiment}'
     if tuning not in EXPERIMENTS:
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))

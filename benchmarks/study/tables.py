@@ -88,6 +88,8 @@ def main_table(rows: Sequence[dict], chosen: dict[str, str], measure: str, basel
     for method, arm in chosen.items():
         differences = paired(rows, arm, chosen[baseline], measure)
         values = [[row[measure] for row in rows if (row['arm'], row['task']) == (arm, task)] for task in tasks]
+        if not any(values):
+            continue
         cells = [f'{mean(found):.1f} ({_signed(differences.get(task, []))})' if found else '–'
                  for task, found in zip(tasks, values)]
         means = [mean(found) for found in values if found]
