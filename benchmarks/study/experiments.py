@@ -276,3 +276,5 @@ EXPERIMENTS: dict[str, Callable[[Path], list[Run]]] = dict(
     epochs_40=partial(longer, epochs=40, tasks=('category', 'size', 'cifar10_1k')),
     epochs_100=partial(longer, epochs=100, tasks=('size',)), tune_camvid=tune_camvid,
     tune_detection=tune_detection, camvid=partial(final_dense, 'camvid'), detection=partial(final_dense, 'detection'))
+# The tuning that one goes on from.
+NEEDS = dict(main='tune', epochs_40='tune', epochs_100='tune', camvid='tune_camvid', detection='tune_detection')

@@ -10,19 +10,20 @@ who starts the script again goes on behind it. Data and weights: docs/evidence/R
 """
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from experiments import EXPERIMENTS, MEASURES, Run
+from experiments import EXPERIMENTS, MEASURES, NEEDS, Run
 from mmengine.config import Config
 from tables import main_table, read_rows, table, winners
 from tqdm import tqdm
@@ -118,10 +119,8 @@ def key_of(row: dict | Run) -> tuple:
     return row['arm'], row['task'], row['seed']
 
 
-def train(experiment: str, run: Run, args: argparse.Namespace) -> dict | None:
-    """A row of results, or None if it is too late to begin; in a process of its own, one training after the other."""
-    if args.stop_at and time.strftime('%H:%M') >= args.stop_at:
-        return None
+def train(experiment: str, run: Run, args: argparse.Namespace) -> dict:
+    """A row of results; in a process that trains one after the other."""
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     with only_weights():
         return _train(experiment, run, args)
@@ -170,11 +169,12 @@ def commit_of() -> str:
 def tables_of(experiment: str, results: Path) -> str:
     """Markdown: one table, or one for each way of choosing what was tuned."""
     rows = read_rows(results / f'{experiment}.jsonl')
-    tuning = 'tune' if experiment in ('main', 'epochs_40', 'epochs_100') else f'tune_{experiment}'
-    if tuning not in EXPERIMENTS:
+    if not rows:
+        return f'{experiment}: nothing yet'
+    if experiment not in NEEDS:
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
-    chosen = {measure: winners(read_rows(results / f'{tuning}.jsonl'), measure) for measure in measures}
+    chosen = {measure: winners(read_rows(results / f'{NEEDS[experiment]}.jsonl'), measure) for measure in measures}
     return '\n\n'.join(f'{measure}\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
                        for measure, arms in chosen.items())
 
@@ -190,7 +190,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/study')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at once')
     parser.add_argument('--commit', help='of this checkout, where it is a copy without git')
-    parser.add_argument('--stop-at', metavar='HH:MM', help='start no training after this time')
+    parser.add_argument('--minutes', type=float, default=math.inf, help='start no training after so many')
     parser.add_argument('--table', action='store_true', help='of what is there; train nothing')
     return parser.parse_args()
 
@@ -202,23 +202,43 @@ def missing(experiment: str, results: Path) -> list[Run]:
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """All that is missing, and write each as soon as it is there."""
+    """All that is missing, experiment by experiment, ``args.jobs`` at once; write each as soon as it is there.
+
+    One that goes on from a tuning of the same call begins once that is through, and others go before it till then.
+    """
     args.commit = args.commit or commit_of()
     args.results.mkdir(parents=True, exist_ok=True)
-    runs = [(name, run) for name in args.experiments for run in missing(name, args.results)]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context('spawn')) as pool:
-        futures = {pool.submit(train, name, run, args): (name, run) for name, run in runs}
-        for future in tqdm(as_completed(futures), total=len(runs), unit='training', file=sys.stdout):
-            name, run = futures[future]
-            try:
-                row = future.result()
-            except Exception:  # of one training; the others go on
-                print(f'{name}, {run.arm}, {run.task}, seed {run.seed} failed:', file=sys.stderr)
-                traceback.print_exc()
-                continue
-            if row is not None:
-                with (args.results / f'{name}.jsonl').open('a', encoding='utf-8') as file:
-                    file.write(json.dumps(row) + '\n')
+    end = time.monotonic() + 60 * args.minutes
+    waiting, todo, running = [*args.experiments], {}, {}
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context('spawn')) as pool, \
+            tqdm(total=0, unit='training', file=sys.stdout) as bar:
+        while True:
+            unfinished = {*waiting, *(name for name in todo if todo[name]), *(name for name, _ in running.values())}
+            for name in [name for name in waiting if NEEDS.get(name) not in unfinished and time.monotonic() < end]:
+                waiting.remove(name)
+                todo[name] = missing(name, args.results)
+                bar.total += len(todo[name])
+            for name in args.experiments:
+                while todo.get(name) and len(running) < args.jobs and time.monotonic() < end:
+                    run = todo[name].pop(0)
+                    running[pool.submit(train, name, run, args)] = name, run
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                note(future, *running.pop(future), args.results)
+                bar.update()
+
+
+def note(future: Future, experiment: str, run: Run, results: Path) -> None:
+    """Write the row of a finished training, or say why there is none."""
+    try:
+        row = future.result()
+    except Exception:  # of one training; the others go on
+        print(f'{experiment}, {run.arm}, {run.task}, seed {run.seed} failed:', file=sys.stderr)
+        traceback.print_exc()
+    else:
+        with (results / f'{experiment}.jsonl').open('a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
 
 
 @user_errors()
