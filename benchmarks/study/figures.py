@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Draw the study's figures from its results: paired differences to a baseline with their 95 % intervals.
+
+    python benchmarks/study/figures.py --out docs/evidence/figures
+"""
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import matplotlib.pyplot as plt
+from experiments import MEASURES, NEEDS
+from matplotlib.axes import Axes
+from tables import interval, paired, read_rows, winners
+
+BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'  # told apart by colour-blind people, too
+
+
+def lines_of(results: Path, experiment: str) -> tuple[list[dict], dict[str, dict[str, str]], str]:
+    """Rows of an experiment; for the average and the last iterate, the arm of each line; the baseline's line."""
+    rows = read_rows(results / f'{experiment}.jsonl')
+    if experiment not in NEEDS:
+        arms = dict.fromkeys(row['arm'] for row in rows)
+        return rows, {when: {arm: arm for arm in arms} for when in ('average', 'last')}, next(iter(arms), '')
+    measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
+    tuning = read_rows(results / f'{NEEDS[experiment]}.jsonl')
+    run = {row['arm'] for row in rows}
+    return rows, {measure.partition('_')[0]: {method: arm for method, arm in winners(tuning, measure).items()
+                                              if arm in run} for measure in measures}, 'VPT-Deep'
+
+
+def draw(axes: Axes, rows: Sequence[dict], arms: dict[str, dict[str, str]], baseline: str, measure: str,
+         tasks: Sequence[str]) -> None:
+    """One panel: a line for each arm, its mean difference over ``tasks`` and 95 % interval, average and last iterate.
+
+    For one task the interval is that of seeds, for several that of the tasks' means.
+    """
+    names = [name for name in arms['average'] if name != baseline]
+    for when, label, colour, shift in (('average', 'average of weights', BLUE, -0.14),
+                                       ('last', 'last iterate', ORANGE, 0.14)):
+        for place, name in enumerate(names):
+            if name not in arms[when] or baseline not in arms[when]:
+                continue
+            found = paired(rows, arms[when][name], arms[when][baseline], f'{when}_{measure}')
+            values = found.get(tasks[0], []) if len(tasks) == 1 else [mean(values) for values in found.values()]
+            if values:
+                middle, half = interval(values)
+                axes.errorbar(middle, place + shift, xerr=half, fmt='o' if when == 'average' else 's', color=colour,
+                              markersize=4, capsize=2, label=label)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis='x', alpha=0.3)
+
+
+def figure(results: Path, experiment: str, measure: str, unit: str, together: bool, path: Path) -> None:
+    """Write a panel for each task, or one over all tasks."""
+    rows, arms, baseline = lines_of(results, experiment)
+    if not rows:
+        return
+    tasks = list(dict.fromkeys(row['task'] for row in rows))
+    panels = [tasks] if together else [[task] for task in tasks]
+    figure_, axes = plt.subplots(1, len(panels), sharey=True, squeeze=False, layout='constrained',
+                                 figsize=(3.2 + 2.8 * len(panels), 0.9 + 0.27 * len(arms['average'])))
+    for place, group in zip(axes[0], panels):
+        draw(place, rows, arms, baseline, measure, group)
+        place.set_title(f'{len(tasks)} tasks' if len(group) > 1 else group[0], fontsize=10)
+        place.set_xlabel(f'{unit} less {baseline!r}', fontsize=9)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    axes[0][-1].legend(unique.values(), unique.keys(), fontsize=8, loc='best')
+    figure_.savefig(path / f'study_{experiment}.svg', metadata=dict(Date=None))
+    plt.close(figure_)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--results', type=Path, default=Path(__file__).parent / 'results')
+    parser.add_argument('--out', type=Path, required=True, help='folder')
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    plt.rcParams['svg.hashsalt'] = 'study'  # the same file again from the same results
+    for experiment, measure, unit, together in (
+            ('gain', 'accuracy', 'accuracy, points', False), ('gain_all', 'accuracy', 'accuracy, points', True),
+            ('main', 'accuracy', 'accuracy, points', True), ('epochs_40', 'accuracy', 'accuracy, points', True),
+            ('recovery', 'accuracy', 'accuracy, points', False), ('camvid', 'miou', 'mIoU, points', False),
+            ('detection', 'box_ap', 'box AP', False)):
+        figure(args.results, experiment, measure, unit, together, args.out)
+
+
+if __name__ == '__main__':
+    main()
