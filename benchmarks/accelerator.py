@@ -51,7 +51,7 @@ def step(net, criterion, x, forward=None):
     net.prompts.tokens.grad = None
     criterion.reset()
     criterion.begin(1.)
-    loss = (forward or net)(x).square().mean()
+    loss = (net if forward is None else forward)(x).square().mean()  # a compiled module has no truth value
     loss.backward()
     criterion.update(loss.detach())
     return net.prompts.tokens.grad.clone(), criterion.sums.clone()

@@ -56,6 +56,12 @@ class _Guarded:
         with self._left_out_by_kernel(finite.logical_not().float()):
             super().step(**kwargs)
 
+    def state_dict(self) -> dict:
+        """As upstream, once all steps so far are known, for saving waits for the device in any case."""
+        while self._unseen:
+            self._see(*self._unseen.popleft())
+        return super().state_dict()
+
     def _leave_out(self) -> None:
         """What else there is to do in place of a step."""
 
@@ -123,7 +129,8 @@ class FiniteOptimWrapper(_Guarded, OptimWrapper):
         *args, **kwargs: Of :class:`mmengine.optim.OptimWrapper`.
 
     Attributes:
-        skipped (int): Steps left out so far in this process, those of the last 8 steps excepted on a GPU.
+        skipped (int): Steps left out so far in this process; on a GPU, those of the last 8 steps are added later, or when
+            a checkpoint is saved.
 
     Raises:
         ConfigError: ``max_skipped`` is no int >= 1.

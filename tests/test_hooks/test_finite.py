@@ -23,6 +23,11 @@ class Reference(OptimWrapper):
     """Looks at each loss before anything else is done, and is told which gradients are bad."""
     bad = ()
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if torch.cuda.is_available():  # where the other one has it, too
+            self.optimizer = fused_twin(self.optimizer)
+
     def update_params(self, loss, step_kwargs=None, zero_kwargs=None):
         self.count = getattr(self, 'count', 0) + 1
         if loss.isfinite() and self.count not in self.bad:
