@@ -129,8 +129,8 @@ class FiniteOptimWrapper(_Guarded, OptimWrapper):
         *args, **kwargs: Of :class:`mmengine.optim.OptimWrapper`.
 
     Attributes:
-        skipped (int): Steps left out so far in this process; on a GPU, those of the last 8 steps are added later, or when
-            a checkpoint is saved.
+        skipped (int): Steps left out so far in this process; on a GPU, those of the last 8 steps are added later, or
+            when a checkpoint is saved.
 
     Raises:
         ConfigError: ``max_skipped`` is no int >= 1.
