@@ -185,13 +185,13 @@ def test_a_segmentor(call, write, tmp_path):
 
 def test_another_graph_is_not_written(call, write, tmp_path, monkeypatch):
     write('vit')
-    fold = export_onnx.fold_prompts
+    trace = export_onnx._trace
 
-    def fold_and_spoil(model):
-        fold(model)
-        model.backbone.layers[0].attn.qkv.bias.data += 1
+    def spoil_and_trace(graph, *args):
+        graph.model.backbone.layers[0].attn.qkv.bias.data += 1
+        return trace(graph, *args)
 
-    monkeypatch.setattr(export_onnx, 'fold_prompts', fold_and_spoil)
+    monkeypatch.setattr(export_onnx, '_trace', spoil_and_trace)
     (tmp_path / 'new').mkdir()
     with pytest.raises(SystemExit, match='other logits than PyTorch, by .*model.onnx is not written'):
         call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'new/model.onnx')

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmprovpt.errors import ConfigError
+
 from . import running
 
 
@@ -74,12 +76,12 @@ class PromptedAttention:
             RuntimeError: The block has handed nothing over.
         """
         handed = running.handed()
-        if handed is None or (handed.rows is None and handed.behind is None):
+        if handed is None or not (handed.has_rows or handed.behind is not None):
             raise RuntimeError(f'{type(self).__name__} of block {self.place.number} reads prompts, but no block has '
                                'handed any to it. Call the block, not its attention; if something has replaced or '
                                'wrapped the block (model surgery, another library), inject prompts after that')
         size = q.shape[-1]
-        if handed.rows is not None:
+        if handed.has_rows:
             q, k, v, bias = self._beside_tokens(handed, q, k, v, scale, bias)
         elif bias is not None and handed.behind is not None:
             bias = F.pad(bias, (0, handed.behind, 0, handed.behind), value=bias.dtype == torch.bool)
@@ -98,7 +100,7 @@ class PromptedAttention:
     def _beside_tokens(self, handed: running.Handed, q: Tensor, k: Tensor, v: Tensor, scale: float,
                        bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys, values and bias of tokens and of the rows that were handed over."""
-        prompt_q, prompt_k, prompt_v = self._prompts(handed, q.shape[0])
+        prompt_q, prompt_k, prompt_v = self._prompts(handed, v)
         if prompt_q is not None:
             bias = None if bias is None else F.pad(bias, (0, 0, 0, prompt_q.shape[2]), value=bias.dtype == torch.bool)
             q = torch.cat([q, prompt_q], 2)
@@ -116,15 +118,31 @@ class PromptedAttention:
         q = q.contiguous() if torch.is_grad_enabled() else q
         return q, torch.cat([k, prompt_k], 2), torch.cat([v, prompt_v], 2), bias
 
-    def _prompts(self, handed: Any, batch_size: int) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Queries (or None), keys and values (batch_size, num_heads, n, d) of the rows."""
-        rows = handed.rows if handed.rows.dim() == 3 else handed.rows[None]
+    def _prompts(self, handed: running.Handed, values: Tensor) -> running.Projected:
+        """Queries (or None), keys and values (B', num_heads, n, d) of the prompts, beside values of as many windows."""
+        if handed.projected is None:
+            q, k, v = self.project_prompts(handed)
+        else:
+            q, k, v = handed.projected
+            if v.dtype != values.dtype:
+                raise ConfigError(f'the prompts were folded in {v.dtype}, but this forward computes in {values.dtype}: '
+                                  'cast the model, or enter autocast, before mmprovpt.folded(model)')
+            q = None if q is None else q.transpose(0, 1)[None]
+            k, v = k.transpose(0, 1)[None], v.transpose(0, 1)[None]
+        batch_size = values.shape[0]
+        return None if q is None else _per_window(q, batch_size), _per_window(k, batch_size), _per_window(v, batch_size)
+
+    def project_prompts(self, handed: running.Handed) -> running.Projected:
+        """Queries (None unless wanted), keys and values (1 or B, num_heads, n, d) of the rows that were handed over."""
+        rows = handed.rows
+        assert rows is not None
+        rows = rows if rows.dim() == 3 else rows[None]
         parts = self._parts(self.project_rows(rows))
         if not handed.wants_outputs:
             parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
         if handed.pick is not None:
             parts = parts[0].index_select(0, handed.pick.flatten()).unflatten(0, handed.pick.shape)
-        separate = _per_window(parts, batch_size).permute(2, 0, 3, 1, 4).unbind(0)
+        separate = parts.permute(2, 0, 3, 1, 4).unbind(0)
         q = self.norm_queries(separate[0]) if handed.wants_outputs else None
         return q, self.norm_keys(separate[-2]), separate[-1]
 

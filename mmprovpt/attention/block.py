@@ -16,11 +16,13 @@ class Given(NamedTuple):
         grid: Height and width of the map of patches, if known.
         kept: (B, n, C), what the block before made of its prompts, where that goes on.
         prompts: Whose rows they are.
+        folded: What the attention makes of them, where that is known already.
     """
     owned: Tensor
     grid: tuple[int, int] | None
     kept: Tensor | None
     prompts: Any = None
+    folded: running.Projected | None = None
 
 
 class PromptedBlock:
@@ -46,7 +48,7 @@ class PromptedBlock:
         if record is None:
             given = Given(prompts.owners()[number], None, None, prompts)
         else:
-            given = Given(record.owners[number], record.grid, record.kept, record.reader)
+            given = Given(record.owners[number], record.grid, record.kept, record.reader, record.folded[number])
             in_vain = record.wants_grad and not torch.is_grad_enabled() and not x.requires_grad
             if in_vain and given.owned.shape[0] > 0:
                 raise RuntimeError(
@@ -83,6 +85,8 @@ class PromptedBlock:
 
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Output of the block, and prompts for the next one; all that it depends on is in the arguments."""
+        if given.folded is not None:
+            return self._upstream(running.Handed(None, projected=given.folded), x, *args, **kwargs), None
         prompts, number = given.prompts, self.place.number
         norm = first_norm(self) if self.norm_first else None
         rows = self.normed(prompts.read(number, x, given).to(x.dtype))
@@ -123,7 +127,8 @@ class WindowTokenBlock(PromptedBlock):
     def _run(self, given: Given, x: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
         prompts, number = given.prompts, self.place.number
         rows = prompts.read(number, x, given).to(x.dtype)
-        handed = running.Handed(self.normed(rows), wants_outputs=True, missing=prompts.missing(number))
+        seen = rows if given.folded is not None else self.normed(rows)  # of folded ones only the shape counts
+        handed = running.Handed(seen, wants_outputs=True, missing=prompts.missing(number), projected=given.folded)
         out = self._upstream(handed, x, *args, **kwargs)
         assert handed.outputs is not None
         rest = _feed_forward if self.norm_first else _feed_forward_then_norm

@@ -37,7 +37,7 @@ class ChoosingAttention:
     def forward(self, *args, **kwargs) -> Any:
         """As upstream."""
         handed = running.handed()
-        if handed is not None and handed.rows is None and handed.missing is None and (
+        if handed is not None and not handed.has_rows and handed.missing is None and (
                 handed.behind is None or not self.has_positions):  # type: ignore[attr-defined]
             return type(self).upstream.upstream.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
         return super().forward(*args, **kwargs)  # type: ignore[misc]

@@ -32,29 +32,42 @@ class Place(NamedTuple):
     number: int
 
 
+# Queries (or None), keys and values of a block's prompts. Where forwards share them, (n, num_heads, d) and contiguous:
+# no stride depends on n, so that one compilation serves all numbers of prompts.
+Projected = tuple[Tensor | None, Tensor, Tensor]
+
+
 class Handed:
     """What a block hands to its attention for one call.
 
     Attributes:
         rows: (n, C), shared by all samples, or (B, n, C): the block's prompts behind its norm. None where prompts are
-            tokens.
+            tokens, or projected already.
         gates: (B, n) numbers to be added to the logits of the prompts, or None.
         wants_outputs: Whether attention shall say what becomes of the prompts.
         behind: How many of the tokens, the last ones, are prompts; None where no token is.
         pick: (B, n) int64, which of ``rows`` (R, C) each sample reads, where samples read different sets; or None.
         missing: (B, n) bool, True for prompts that a sample does not have, the last n keys; or None.
+        projected: What the attention makes of the rows, where that was computed before (``folded``), or None.
         outputs: (B, n, C), set by the attention.
     """
 
     def __init__(self, rows: Tensor | None, gates: Tensor | None = None, wants_outputs: bool = False,
-                 behind: int | None = None, pick: Tensor | None = None, missing: Tensor | None = None) -> None:
+                 behind: int | None = None, pick: Tensor | None = None, missing: Tensor | None = None,
+                 projected: 'Projected | None' = None) -> None:
         self.rows = rows
+        self.projected = projected
         self.behind = behind
         self.pick = pick
         self.missing = missing
         self.gates = gates
         self.wants_outputs = wants_outputs
         self.outputs: Tensor | None = None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether prompts are beside the tokens."""
+        return self.rows is not None or self.projected is not None
 
 
 class Forward:
@@ -67,6 +80,7 @@ class Forward:
         wants_grad: Whether prompts shall get a gradient.
         grid: Height and width of the map of patches, once it is known.
         kept: What the block before made of its prompts, (B, n, C), where that goes into the next one.
+        folded: Per block, what its attention makes of the prompts, where this thread has it already, or None.
     """
 
     @uncompiled
@@ -77,6 +91,8 @@ class Forward:
         self.wants_grad: bool = torch.is_grad_enabled() and reader.wants_grad
         self.grid: tuple[int, int] | None = None
         self.kept: Tensor | None = None
+        fold = _last('folds', reader, None)
+        self.folded: list[Projected | None] = [None] * len(self.owners) if fold is None else fold.of_forward()
         # -1, or the number of the backward that runs this forward again.
         self.task = torch._C._current_graph_task_id()
 
@@ -155,12 +171,22 @@ def hiding(prompts: nn.Module, numbers: tuple[int, ...]) -> AbstractContextManag
 
 def choice(prompts: nn.Module, otherwise: Any) -> Any:
     """What this thread has chosen of several sets, or else the other."""
-    return next((chosen for owner, chosen in reversed(getattr(_here, 'choices', ())) if owner is prompts), otherwise)
+    return _last('choices', prompts, otherwise)
 
 
 def choosing(prompts: nn.Module, chosen: Any) -> AbstractContextManager[None]:
     """For the time of a ``with``, forwards in this thread read ``chosen`` of several sets; nests."""
     return _noting('choices', (prompts, chosen))
+
+
+def folding(prompts: nn.Module, fold: Any) -> AbstractContextManager[None]:
+    """For the time of a ``with``, forwards in this thread that read these prompts take from ``fold`` what it has."""
+    return _noting('folds', (prompts, fold))
+
+
+def _last(name: str, prompts: Any, otherwise: Any) -> Any:
+    """The last note of this thread about these prompts, or else the other."""
+    return next((noted for owner, noted in reversed(getattr(_here, name, ())) if owner is prompts), otherwise)
 
 
 @contextmanager

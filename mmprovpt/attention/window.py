@@ -34,8 +34,9 @@ class PromptedWindowAttention(PromptedAttention):
         out = self.attend(q, k, v, self.scale, bias.to(q), self.attn_drop.p if self.training else 0.)
         out = self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
         handed = running.handed()
-        assert handed is not None and handed.rows is not None  # or ``attend`` would have raised
+        assert handed is not None  # or ``attend`` would have raised
         if handed.wants_outputs:
+            assert handed.rows is not None
             out, kept = out[:, :x.shape[1]], out.narrow(1, x.shape[1], handed.rows.shape[1])
             handed.outputs = kept.unflatten(0, (handed.rows.shape[0], -1)).mean(1)
         return out

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmprovpt.attention import Given, PromptedAttention, PromptedBlock
+from mmprovpt.backbones import folded
 from mmprovpt.errors import ConfigError
 
 # Of ONNX Runtime's logits against PyTorch's, relative to the largest logit.
@@ -80,8 +80,8 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
         expected = [graph(image) for image in images]
         if not isinstance(expected[0], Tensor):
             raise ConfigError(f'the head gives a {type(expected[0]).__name__}, not one tensor of logits')
-        fold_prompts(model)
-        program = _trace(graph, images[-1], opset)
+        with folded(model):
+            program = _trace(graph, images[-1], opset)
     written = program.model.opset_imports['']
     if opset not in (None, written):  # the exporter itself gives up silently
         raise ConfigError(f'opset {opset}: PyTorch writes this graph as opset {written}. Take {written}; older ones: '
@@ -97,24 +97,6 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
         for path in Path(folder).iterdir():
             os.replace(path, out.parent / path.name)
     return difference
-
-
-def fold_prompts(model: nn.Module) -> None:
-    """Have each attention find the keys and values of its prompts as constants, in eval mode.
-
-    Prompts that depend on the input stay functions of it, and so do those that are tokens (VPT-Shallow in a ViT).
-    """
-    for block in [module for module in model.modules() if isinstance(module, PromptedBlock)]:
-        prompts, number = block.place
-        attention = next((module for module in block.modules() if isinstance(module, PromptedAttention)), None)
-        if attention is None or prompts.depends_on_input(number):
-            continue
-        given = Given(prompts.owners()[number], grid=None, kept=None)
-        any_input = prompts.tokens.new_zeros(1, 1, prompts.widths[number])
-        rows = block.normed(prompts.read(number, any_input, given))
-        folded = attention.project_rows(rows if rows.dim() == 3 else rows[None])
-        attention.register_buffer('folded_rows', folded.detach(), persistent=False)
-        attention.project_rows = lambda rows, attention=attention: attention.folded_rows
 
 
 def normalisation(model: nn.Module) -> dict[str, object]:
