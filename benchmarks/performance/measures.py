@@ -13,14 +13,15 @@ def wait_for(device):
         torch.cuda.synchronize()
 
 
-def seconds(call, count, device):
-    """Mean seconds on the wall and of the CPU of a call, over as many as given."""
-    wait_for(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        call()
-    wait_for(device)
-    return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+def seconds(context, batch, count, device):
+    """Mean seconds on the wall and of the CPU of calls of what a context gives, as many as given."""
+    with context() as call:
+        wait_for(device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            call(batch)
+        wait_for(device)
+        return (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
 
 
 def set_precision(precision, device):

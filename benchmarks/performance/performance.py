@@ -77,6 +77,26 @@ def gpu_plan():
             Row('Swin-B', 'step', 'float32', 32, SWIN)]
 
 
+def cpu_plan():
+    """What TARGETS need, in the order of their importance; some 15 minutes on two cores."""
+    pair = ('VPT 10', 'PRO-VPT 10')
+    deep = ('VPT 10', 'VPT 100')
+    bf16 = ('VPT 10', 'VPT 10 @bf16', 'full', 'full @bf16')
+    cat = ('concatenated 10', 'concatenated 100')
+    return [Row('ViT-B', 'step', 'float32', 4, ('linear', *deep, *cat, 'full')),
+            Row('Swin-T', 'step', 'float32', 8, ('linear', *deep, 'full')),
+            Row('ViT-B', 'step', 'float32', 1, (*pair, 'VAPT 10', 'LoRA')),
+            Row('Swin-T', 'step', 'float32', 2, (*pair, 'VAPT 10', 'LoRA')),
+            Row('Mask R-CNN Swin-T', 'step', 'float32', 1, ('full', 'linear', 'VPT 10')),
+            *(Row(model, 'inference', 'float32', batch, (*deep, *(f'{each} folded' for each in deep)))
+              for model, batch in (('ViT-B', 8), ('ViT-B', 1), ('Swin-T', 8), ('Swin-T', 1), ('ViT-S', 8),
+                                   ('Swin-B', 4), ('ViT-L', 2))),
+            Row('ViT-B', 'step', 'float32', 2, bf16), Row('Swin-T', 'step', 'float32', 4, bf16),
+            Row('ViT-B', 'memory', 'float32', 16, ('linear', *deep, *cat, 'full')),
+            Row('Swin-T', 'memory', 'float32', 16, ('linear', *deep, 'full')),
+            Row('Mask R-CNN Swin-T', 'memory', 'float32', 1, ('full', 'VPT 10'))]
+
+
 def trial_plan():
     """A model of a few thousand weights, to try the harness itself."""
     return [Row('ViT-tiny', 'step', 'float32', 2, ALL, 32), Row('ViT-tiny', 'step', 'bf16', 2, ('VPT 10', 'full'), 32),
@@ -86,7 +106,7 @@ def trial_plan():
             Row('Mask R-CNN Swin-T', 'step', 'float32', 1, DENSE, 128)]
 
 
-PLANS = dict(gpu=gpu_plan, trial=trial_plan)
+PLANS = dict(cpu=cpu_plan, gpu=gpu_plan, trial=trial_plan)
 
 
 class Clock:
@@ -120,8 +140,7 @@ def measure(row, base, clock, args):
         try:
             clock.check(3)
             subject = subjects.Subject(base, method, row.precision, args.device)
-            call = warm_up(row, subject, batch, found)
-            ready[method] = (subject, call)
+            ready[method] = (subject, warm_up(row, subject, batch, found))
         except TimeoutError as error:
             found['notes'][method] = str(error)
         except Exception as error:  # a method that fails is a result, too
@@ -130,14 +149,14 @@ def measure(row, base, clock, args):
             measures.free_memory(args.device)
     if unit not in ready:
         return dict(found, rounds=0)
-    shortest = measures.seconds(ready[unit][1], 1, args.device)[0]
+    shortest = measures.seconds(*ready[unit][1], 1, args.device)[0]
     # All alike, and whole periods of scoring.
     period = max(subject.iterations for subject, _ in ready.values())
     repeat = -(-max(1, min(50, round(args.at_least / 1000 / shortest))) // period) * period
     begun = time.monotonic()
     for done in range(1, args.rounds + 1):  # noqa: B007
         start = time.monotonic()
-        times = {method: measures.seconds(call, repeat, args.device) for method, (_, call) in ready.items()}
+        times = {method: measures.seconds(*call, repeat, args.device) for method, (_, call) in ready.items()}
         for method, (wall, cpu) in times.items():
             found['wall'].setdefault(method, []).append(wall)
             found['cpu'].setdefault(method, []).append(cpu)
@@ -149,13 +168,10 @@ def measure(row, base, clock, args):
 
 
 def warm_up(row, subject, batch, found):
-    """Call once or twice; returns what is to be timed."""
+    """Call once or twice; returns what is to be timed, and on what."""
     if row.what == 'inference':
-        subject.model.eval()
-        call = lambda: subject.infer(batch)  # noqa: E731
-        for _ in range(2):
-            call()
-        return call
+        measures.seconds(subject.inferring, batch, 2, subject.device)
+        return subject.inferring, batch
 
     def train():
         subject.begin_training()
@@ -164,18 +180,21 @@ def warm_up(row, subject, batch, found):
 
     if subject.device.type == 'cuda':
         subject.look(batch)
-        found['memory'][subject.method] = measures.peak_above(train, subject.device)
+        found['memory'][subject.name] = measures.peak_above(train, subject.device)
     else:
         train()
-    found['checkpoint'][subject.method] = subject.checkpoint_bytes()
-    return lambda: subject.step(batch)
+    found['checkpoint'][subject.name] = subject.checkpoint_bytes()
+    return subject.training, batch
 
 
 def close(subject, found, device):
     """Close a period of PRO-VPT, which moves a prompt."""
     if subject.session is not None and subject.model.training:
-        wall, _ = measures.seconds(subject.session.close_period, 1, device)
-        found['closing'].setdefault(subject.method, []).append(wall)
+        measures.wait_for(device)
+        start = time.perf_counter()
+        subject.session.close_period()
+        measures.wait_for(device)
+        found['closing'].setdefault(subject.name, []).append(time.perf_counter() - start)
 
 
 def memory_of_process(row, method, args):
@@ -260,6 +279,7 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--plan', choices=['auto', *PLANS], default='auto', help='auto: gpu or cpu, as found')
     parser.add_argument('--only', nargs='+', metavar='MODEL', help='models of the plan, e.g. ViT-B Swin-T')
+    parser.add_argument('--what', nargs='+', choices=['step', 'inference', 'memory'], help='rows of the plan')
     parser.add_argument('--seconds', type=float, default=900, help='stop by then, imports included')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--row-seconds', type=float, default=60, help='fewer rounds of a row that would take longer')
@@ -282,7 +302,7 @@ def main(argv=None):
     if args.only_memory:
         return only_memory(args.only_memory, args)
     plan = [row._replace(batch=args.batch or row.batch) for row in PLANS[args.plan]()
-            if args.only is None or row.model in args.only]
+            if row.model in (args.only or [row.model]) and row.what in (args.what or [row.what])]
     gc.freeze()  # collecting what libraries have made takes half a second
     args.out.mkdir(parents=True, exist_ok=True)
     report = dict(about=about(args), rows=[])

@@ -2,6 +2,7 @@
 import copy
 import io
 import math
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import nn
 
-from mmprovpt import inject_prompts
+import mmprovpt
 from mmprovpt.relocation import RelocationSession
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,8 @@ def build(name, library, size):
         cfg.update(patch_size=16, out_type='cls_token')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         backbone = MODELS.build(cfg)
-    return Classifier(backbone, getattr(backbone, 'num_features', backbone.embed_dims))
+    width = getattr(backbone, 'num_features', backbone.embed_dims)
+    return Classifier(backbone, width[-1] if isinstance(width, list) else width)
 
 
 def images(name, size, count, device):
@@ -161,7 +163,7 @@ def full(model):
 
 def prompted(form, num_tokens):
     def tune(model):
-        inject_prompts(model.backbone, dict(type=form, num_tokens=num_tokens))
+        mmprovpt.inject_prompts(model.backbone, dict(type=form, num_tokens=num_tokens))
     return tune
 
 
@@ -205,11 +207,16 @@ class Subject:
 
     Args:
         base (nn.Module): Its weights are shared where they are frozen.
-        method (str): Of METHODS, or 'plain': a forward of the model as it is, without gradients.
+        method (str): Of METHODS, or 'plain': a forward of the model as it is, without gradients. 'VPT 10 folded' is for
+            inference; 'VPT 10 @bf16' has a precision of its own.
         precision (str): 'float32', 'tf32' or 'bf16'.
     """
 
     def __init__(self, base, method, precision, device):
+        self.name = method
+        method, _, own = method.partition(' @')
+        precision = own or precision
+        self.folded, method = method.endswith(' folded'), method.removesuffix(' folded')
         self.method, self.precision, self.device = method, precision, torch.device(device)
         shared = {} if method == 'full' else {id(each): each for each in base.backbone.parameters()}
         self.model = copy.deepcopy(base, shared)
@@ -259,10 +266,16 @@ class Subject:
         self.optimizer.step()
         return loss
 
-    def infer(self, batch):
-        """A forward in eval mode, without gradients."""
-        with torch.no_grad(), self._autocast():
-            return self.model(batch[0])
+    def training(self):
+        """Gives the step."""
+        return nullcontext(self.step)
+
+    @contextmanager
+    def inferring(self):
+        """Gives a forward of a batch in eval mode, without gradients; its prompts are folded, if they are to be."""
+        self.model.eval()
+        with torch.no_grad(), self._autocast(), mmprovpt.folded(self.model) if self.folded else nullcontext():
+            yield lambda batch: self.model(batch[0])
 
     def checkpoint_bytes(self):
         """Of a file with what was tuned, without the optimizer's state."""

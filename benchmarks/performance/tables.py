@@ -19,7 +19,7 @@ def tables(report):
     parts += [wide('Peak memory of training above the model, MiB', kept, memory)] if kept else []
     closing = [row for row in rows if row.get('closing')]
     parts += [wide('Closing a period, ms', closing, closing_ms)] if closing else []
-    parts += [checkpoints(rows), notes(rows)]
+    parts += [checkpoints(rows), targets(rows), notes(rows)]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -84,3 +84,46 @@ def notes(rows):
     lines = [f'- {row["model"]}, {row["what"]}, {row["precision"]}, batch {row["batch"]}: {method}: {why}'
              for row in rows for method, why in row.get('notes', {}).items()]
     return '\n'.join(['Not measured:\n', *lines]) if lines else ''
+
+
+# What is promised: model, what, method, to what, at most.
+TARGETS = [
+    *(('ViT-B', 'step', f'VPT {n}', 'plain', limit) for n, limit in ((10, 2.1), (100, 2.3))),
+    *(('Swin-T', 'step', f'VPT {n}', 'plain', limit) for n, limit in ((10, 2.1), (100, 2.4))),
+    *((model, 'step', 'PRO-VPT 10', 'VPT 10', 1.02) for model in ('ViT-B', 'Swin-T')),
+    *((model, 'inference', 'VPT 10', 'plain', 1.01) for model in ('ViT-B', 'Swin-T')),
+    *((model, 'inference', 'VPT 100', 'plain', limit) for model, limit in (
+        ('ViT-B', 1.03), ('ViT-L', 1.03), ('ViT-S', 1.05), ('Swin-B', 1.05), ('Swin-T', 1.08))),
+    ('ViT-B', 'memory', 'VPT 10', 'full', 0.55), ('Swin-T', 'memory', 'VPT 10', 'full', 0.6),
+    *(('ViT-B', 'memory', f'VPT {n}', f'concatenated {n}', 1.) for n in (10, 100)),
+    ('Mask R-CNN Swin-T', 'step', 'VPT 10', 'full', 0.8),
+    ('Mask R-CNN Swin-T', 'memory', 'VPT 10', 'full', 0.7),
+    *((model, 'step', f'{method} @bf16', method, 1.) for model in ('ViT-B', 'Swin-T')
+      for method in ('VPT 10', 'full')),
+]
+
+
+def targets(rows):
+    """Target, measured, met. Times on the wall count, on a machine that does nothing else; of memory there is one."""
+    lines = ['| target | at most | wall | CPU time | met |', '|---|---|---|---|---|']
+    keys = dict(memory=('memory', ))
+    for model, what, method, to, limit in TARGETS:
+        for row in [each for each in rows if (each['model'], each['what']) == (model, what)]:
+            for way in (method, f'{method} folded'):
+                found = [between(row, key, way, to) for key in keys.get(what, ('wall', 'cpu'))]
+                if not all(found):
+                    continue
+                cells = [spread(values, 3) for values in found] + [''] * (2 - len(found))
+                met = 'in the spread' if min(found[0]) <= limit else 'no'
+                met = 'yes' if statistics.median(found[0]) <= limit else met
+                lines.append(f'| {model}, {what}, batch {row["batch"]}: {way} / {to} | {limit} | {" | ".join(cells)} | '
+                             f'{met} |')
+    return '\n'.join(['Targets\n', *lines]) if len(lines) > 2 else ''
+
+
+def between(row, key, method, to):
+    """Ratios, round by round, of one method to another; none where one was not measured."""
+    found = row.get(key, {})
+    if method not in found or to not in found:
+        return []
+    return [found[method] / found[to]] if key == 'memory' else ratios(found[method], found[to])
