@@ -8,12 +8,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from mmengine.config import Config
 
 import mmprovpt
 from mmprovpt.cli import packages
 from mmprovpt.cli.console import TOOLS
 from mmprovpt.cli.options import read_config
+from mmprovpt.cli.parameters import count_config
 from mmprovpt.errors import ConfigError
 from mmprovpt.shipped import configs, shipped
 
@@ -196,3 +198,24 @@ def test_what_has_a_shebang_is_executable():
 
 def test_shell_scripts_of_the_wheel_are_executable(installed):
     assert all(os.access(path, os.X_OK) for path in (installed / 'mmprovpt/.mim/tools').glob('*.sh'))
+
+
+def test_model_index_lists_every_config():
+    """With what benchmarks/model_index.py counts, and results that the pages have."""
+    def load(path):
+        return yaml.safe_load((ROOT / path).read_text(encoding='utf-8'))
+
+    families = [load(path) for path in load('model-index.yml')['Import']]
+    collections = {each['Name']: each for family in families for each in family.get('Collections', [])}
+    models = {each['Config'].removeprefix('configs/'): each for family in families for each in family['Models']}
+    assert set(models) == {name for name in configs() if not name.startswith(('_base_', 'table3'))}
+    assert {each['In Collection'] for each in models.values()} == set(collections)
+    assert all((ROOT / each['README']).is_file() for each in collections.values())
+    for name in ('demo/swin_mini_provpt_digits.py', 'fgvc/vit_b_lora.py', 'miniature_vtab/vapt.py'):
+        counted = count_config(read_config(mmprovpt.config(name)))
+        assert models[name]['Metadata']['Trained Parameters'] == counted, 'run benchmarks/model_index.py'
+    for folder, page in (('demo', 'configs/demo/README.md'), ('miniature_vtab', 'docs/evidence/results.md')):
+        text = (ROOT / page).read_text(encoding='utf-8')
+        results = [result for name, each in models.items() if name.startswith(folder) for result in
+                   each.get('Results', [])]
+        assert results and all(f' {value}' in text for result in results for value in result['Metrics'].values())
