@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import mmengine
 import pytest
 import yaml
 from mmengine.config import Config
@@ -110,7 +111,8 @@ def console(*arguments, **env):
 def test_console_script(tmp_path):
     usage = console().stdout
     assert all(re.search(f'^  {command} .*[a-z]', usage, re.M) for command in (*TOOLS, 'config'))
-    assert console('--version').stdout.strip() == mmprovpt.__version__
+    versions = dict(line.split() for line in console('--version').stdout.splitlines())
+    assert versions['mmprovpt'] == mmprovpt.__version__ and versions['mmengine'] == mmengine.__version__
     assert console('config').stdout.split() == configs()
     assert console('config', 'vtab1k/vit_b_provpt.py').stdout.strip() == mmprovpt.config('vtab1k/vit_b_provpt.py')
     for arguments, message in ((('config', 'x.py'), 'has no config'), (('trian', ), 'did you mean train?'),
@@ -219,3 +221,11 @@ def test_model_index_lists_every_config():
         results = [result for name, each in models.items() if name.startswith(folder) for result in
                    each.get('Results', [])]
         assert results and all(f' {value}' in text for result in results for value in result['Metrics'].values())
+
+
+def test_jobs_are_targets_of_make():
+    job = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text(encoding='utf-8'))['jobs']['make']
+    matrix = job['strategy']['matrix']
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.M))
+    assert {*matrix['target'], *(each['target'] for each in matrix['include'])} <= targets
+    assert f'torch=={matrix["torch"][0]}' in (ROOT / 'requirements/torch.txt').read_text(encoding='utf-8').split()

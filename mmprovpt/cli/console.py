@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.shipped import config, configs, shipped
-from mmprovpt.version import __version__
+from mmprovpt.version import __version__, installed_versions
 
 from .packages import explain
 
@@ -42,7 +42,7 @@ def main() -> None:
         if command in ('-h', '--help'):
             print(usage())
         elif command in ('-V', '--version'):
-            print(__version__)
+            print(versions())
         elif command == 'config':
             print('\n'.join(map(config, arguments) if arguments else configs()))
         elif command in TOOLS:
@@ -79,6 +79,12 @@ def usage() -> str:
     return '\n'.join([
         'usage: mmprovpt COMMAND …', '', 'commands (mmprovpt COMMAND --help says more):', *lines,
         f'  {"config":17} Print the paths of configs that come with the package; without NAME, their names.'])
+
+
+def versions() -> str:
+    """What a report of a bug needs: a line for each package that matters."""
+    found = {'mmprovpt': __version__, 'python': sys.version.split()[0], **installed_versions()}
+    return '\n'.join(f'{name} {version}' for name, version in found.items())
 
 
 def purpose(command: str) -> str:
