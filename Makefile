@@ -21,12 +21,14 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data demo demo-seg demo-cls test lint
+.PHONY: help setup data demo demo-seg demo-cls test lint docs wheel-check
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
 	@echo 'make test    set up, then run the tests'
 	@echo 'make lint    set up, then run ruff and mypy'
+	@echo 'make docs    set up, then build the site of the documents, build/docs/index.html'
+	@echo 'make wheel-check   set up, then build sdist and wheel, and work with the wheel outside this folder'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
 	@echo 'make data    only write the embedded data'
 
@@ -103,3 +105,19 @@ test: $(PACKAGE)
 lint: $(PACKAGE)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# In an environment of its own, which sees the packages of the other by a path.
+DOCS := .venv-docs
+$(DOCS)/stamp-$(call sum,docs.txt): | $(PACKAGE)
+	$(PY) -m venv --clear $(DOCS)
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(DOCS)/lib/python3*/site-packages)/others.pth
+	$(DOCS)/bin/python -m pip install --quiet -r requirements/docs.txt
+	@touch $@
+
+# Warnings are errors, links within the site among them.
+docs: $(DOCS)/stamp-$(call sum,docs.txt)
+	OMP_NUM_THREADS=1 $(DOCS)/bin/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
+	@echo 'build/docs/index.html'
+
+wheel-check: $(PACKAGE)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/wheel_check.py

@@ -17,6 +17,7 @@ from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import count_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 MASK_RCNN = ('', '_ms_crop_3x')
 # Interval of relocation and iterations of the schedule (COCO: 7330 an epoch).
@@ -254,9 +255,9 @@ def test_missing_data_and_weights_are_named(tmp_path, monkeypatch):
     message = str(error.value)
     for line in ("train_dataloader.dataset.data_prefix.img_path = 'images/training': no such directory",
                  f'looked for: {tmp_path}/data/ade/ADEChallengeData2016/annotations/validation',
-                 'what to do: put ADE20k there (docs/how-to/dense.md), or override data_root with --cfg-options',
+                 f'what to do: put ADE20k there ({shipped("docs/how-to/dense.md")}), or override data_root with ',
                  "model.backbone.init_cfg.checkpoint = 'checkpoints/vit_b16_in21k.pth': no such file",
-                 'what to do: get it as docs/how-to/weights.md says'):
+                 f'what to do: get it as {shipped("docs/how-to/weights.md")} says'):
         assert line in message
 
 

@@ -1,5 +1,6 @@
 """What documents point to exists: links, anchors, files that text and code name; and the version is one."""
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,12 @@ def test_rows_of_reliability_name_tests_that_are_there():
     found = [re.split(r'\[', line)[0] for line in done.stdout.splitlines() if '::' in line]
     counts = {name: sum(each == name or each.startswith(f'{name}::') for each in found) for name in names}
     assert [(sum(counts[name] for name in words), words) for _, words in rows] == rows
+
+
+def test_arguments_are_those_of_the_code():
+    """docs/reference/arguments.md is what docs/arguments.py would write."""
+    arguments = runpy.run_path(str(ROOT / 'docs/arguments.py'))
+    assert (ROOT / 'docs/reference/arguments.md').read_text(encoding='utf-8') == arguments['page']()
 
 
 def test_no_private_references():

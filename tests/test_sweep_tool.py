@@ -217,5 +217,5 @@ def test_mistakes_end_with_a_message(toy, monkeypatch):
     with pytest.raises(SystemExit, match='2'):
         call(monkeypatch, 'good.py', '--seeds', '0')
     monkeypatch.setitem(sys.modules, 'ray', None)  # not installed
-    with pytest.raises(SystemExit, match="(?s)needs Ray Tune.*pip install 'ray"):
+    with pytest.raises(SystemExit, match=r"(?s)needs Ray Tune.*pip install 'mmprovpt\[sweep\]'"):
         call(monkeypatch, 'good.py')

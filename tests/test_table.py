@@ -152,7 +152,7 @@ def test_mistakes(tmp_path, monkeypatch):
         read([tmp_path / 'a'], ['Ours'])
     path = write(tmp_path / 'c', 'cifar', [1.])
     path.write_text(path.read_text()[:20])
-    with pytest.raises(ConfigError, match='is no summary of tools/sweep.py'):
+    with pytest.raises(ConfigError, match='is no summary of `mmprovpt sweep`'):
         read([path])
     monkeypatch.setattr('sys.argv', ['table', str(tmp_path / 'a'), '--out', str(tmp_path / 'new/table.md')])
     table.main()

@@ -31,6 +31,7 @@ from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.prompts import find_prompts
 from mmprovpt.prompts.prompt_set import check_num_tokens
+from mmprovpt.shipped import shipped
 
 PROMPTED = {name: f'mmprovpt.Prompted{name}' for name in ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')}
 PERIODS = 100  # of the paper's classification runs
@@ -312,7 +313,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='a file, or CODEBASE::PATH')
     parser.add_argument('--prompts', choices=('StaticPrompts', 'AdaptivePrompts'), default='StaticPrompts',
-                        help="PRO-VPT's, the default, or those of VAPT, functions of the input (docs/method/vapt.md)")
+                        help="PRO-VPT's, the default, or those of VAPT, functions of the input: "
+                        + shipped('docs/method/vapt.md'))
     parser.add_argument('--num-tokens', type=int, nargs='+', default=[10], metavar='N',
                         help='prompts of each block, one number or one for each block (default: 10)')
     parser.add_argument('--interval', type=int, metavar='N',

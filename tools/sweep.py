@@ -23,6 +23,7 @@ from tqdm import tqdm
 import mmprovpt  # noqa: F401  refuses versions that are known to fail, before anything else
 from mmprovpt.cli.lock import locked
 from mmprovpt.cli.options import add_trust_option
+from mmprovpt.cli.packages import how_to_install
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
@@ -66,7 +67,7 @@ def start_ray(args: argparse.Namespace) -> dict:
         import ray
         from ray import tune  # noqa: F401  needs more packages than ray
     except ImportError as error:
-        raise RayError(f"tools/sweep.py needs Ray Tune ({error}): pip install 'ray[tune]'") from error
+        raise RayError(f'a sweep needs Ray Tune ({error}): {how_to_install("ray")}') from error
     here = dict(address='local', object_store_memory=OBJECT_STORE, include_dashboard=False)
     try:
         ray.init(**(dict(address=args.address) if args.address else here), log_to_driver=False, logging_level='ERROR')

@@ -75,14 +75,14 @@ def read_summaries(inputs: list[str]) -> dict[str, dict[str, dict]]:
         label, path = given.split('=', 1) if '=' in given and not Path(given).exists() else (None, given)
         found = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob('summary.json'))
         if not found:
-            raise ConfigError(f'no summary.json in {path} (looked for: {Path(path).absolute()}): run tools/sweep.py')
+            raise ConfigError(f'no summary.json in {path} (looked for: {Path(path).absolute()}): run `mmprovpt sweep`')
         for file in found:
             try:
                 summary = json.loads(file.read_text(encoding='utf-8'))
                 key = label or summary['method'], summary['task']
                 summary['test'], summary['seeds']  # noqa: B018
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f'{file} is no summary of tools/sweep.py ({error!r})') from error
+                raise ConfigError(f'{file} is no summary of `mmprovpt sweep` ({error!r})') from error
             if key in origin:
                 raise ConfigError(f'{origin[key]} and {file} are both {key[0]} on {key[1]}: give one, or tell them '
                                   'apart as LABEL=PATH')

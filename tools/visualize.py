@@ -105,7 +105,7 @@ def main():
     scope = cfg.get('default_scope')
     if scope not in GROUND_TRUTH:
         raise ConfigError(f'{args.config} is a config of {scope}: this draws those of {" and ".join(GROUND_TRUTH)}; '
-                          'for mmpretrain there is tools/test.py --show-dir')
+                          'for mmpretrain there is `mmprovpt test --show-dir`')
     cfg.load_from = args.checkpoint
     check_files(cfg, ('val', ))
     model = load_model(cfg, args.checkpoint)

@@ -26,7 +26,7 @@ _OUTPUT_NORM = re.compile(r'(norm\d+|ln2)\.(weight|bias)')
 # Buffers that follow from the config. MMPretrain's SwinV2 takes them out of whatever it loads.
 _RECOMPUTED = re.compile(r'relative_(position_index|coords_table)')
 _ADVICE = ('Give the backbone the init_cfg (and img_size and dtype) that it was tuned with, or use a full checkpoint, '
-           'which tools/export_prompts.py --merge makes.')
+           'which `mmprovpt export-prompts --merge` makes.')
 _SWIN = 'mmpretrain.models.backbones.swin_transformer.SwinTransformer'
 
 

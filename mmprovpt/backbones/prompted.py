@@ -39,7 +39,7 @@ class Entrance:
         prompts = self._prompts()
         if getattr(self, '_is_replica', False):
             raise RuntimeError('nn.DataParallel copies a backbone, but its blocks would go on reading the prompts of '
-                               'the original: use DistributedDataParallel (tools/dist_train.sh)')
+                               'the original: use DistributedDataParallel (`mmprovpt dist-train`)')
         samples = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         reader = prompts.reader(None if samples is None else samples.shape[0])
         for each in reader.sets:

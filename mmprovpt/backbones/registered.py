@@ -42,7 +42,7 @@ class PromptedVisionTransformer(_Registered):
 
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
-        *args, **kwargs: Of the upstream class.
+        args, kwargs: Of the upstream class.
     """
 
     upstream_name = 'VisionTransformer'
@@ -54,7 +54,7 @@ class PromptedSwinTransformer(_Registered):
 
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
-        *args, **kwargs: Of the upstream class.
+        args, kwargs: Of the upstream class.
     """
 
     upstream_name = 'SwinTransformer'
@@ -66,7 +66,7 @@ class PromptedTIMMBackbone(_Registered):
 
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
-        *args, **kwargs: Of the upstream class, e.g. ``model_name='vit_small_patch14_dinov2'``.
+        args, kwargs: Of the upstream class, e.g. ``model_name='vit_small_patch14_dinov2'``.
     """
 
     upstream_name = 'TIMMBackbone'

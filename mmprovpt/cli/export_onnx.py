@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmprovpt.backbones import folded
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 # Of ONNX Runtime's logits against PyTorch's, relative to the largest logit.
 TOLERANCE = 1e-4
@@ -85,7 +86,8 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
     written = program.model.opset_imports['']
     if opset not in (None, written):  # the exporter itself gives up silently
         raise ConfigError(f'opset {opset}: PyTorch writes this graph as opset {written}. Take {written}; older ones: '
-                          'torch.onnx.export(..., dynamo=False) of the backbone, see docs/how-to/deployment.md')
+                          'torch.onnx.export(..., dynamo=False) of the backbone, see '
+                          + shipped('docs/how-to/deployment.md'))
     program.model.metadata_props.update({key: json.dumps(value) for key, value in normalisation(model).items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:

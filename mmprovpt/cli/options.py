@@ -10,6 +10,7 @@ from mmprovpt.errors import ConfigError
 from mmprovpt.trust import trust_checkpoints
 
 from .config_parts import scope_of
+from .packages import CODEBASES, how_to_install, require_codebase
 from .preflight import find_weights_beside_config
 
 
@@ -54,7 +55,9 @@ def read_config(path, options: dict | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
-        raise ConfigError(f'{path} needs a package that is not installed: {error}') from error
+        advice = next((how_to_install(name) for name in CODEBASES if name in str(error)), None)
+        raise ConfigError(f'{path} needs a package that is not installed: {error}' + f': {advice}' * bool(advice)) \
+            from error
     except (ConfigParsingError, FileNotFoundError) as error:  # of a base
         raise ConfigError(f'{path} cannot be read: {error}') from error
     except UnicodeDecodeError as error:
@@ -63,6 +66,7 @@ def read_config(path, options: dict | None = None) -> Config:
         advice = ': save it as UTF-8 without a byte order mark' if 'U+FEFF' in str(error) else ''
         raise ConfigError(f'{path} or a base of it is not Python: {error}{advice}') from error
     cfg.merge_from_dict(options or {})
+    require_codebase(scope_of(cfg))
     find_weights_beside_config(cfg)
     return cfg
 

@@ -8,6 +8,7 @@ from functools import partial
 from mmprovpt.datasets.fgvc_tasks import find_fgvc_task
 from mmprovpt.datasets.vtab1k_tasks import find_num_classes
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 from .config_parts import has_lora, type_name
 from .weight_files import weights_fault
@@ -232,17 +233,18 @@ def _check_json(path, sections):
 
 def _advice(path, found):
     if 'data/miniature-vtab' in path.replace('\\', '/'):
-        return 'run `python tools/dataset_converters/miniature_vtab.py --out data/miniature-vtab`'
+        return 'run `mmprovpt miniature-vtab --out data/miniature-vtab`'
     if re.match(r'\S+\.(task|split) = ', found[0]):
-        return 'get or write the data as docs/how-to/datasets.md says, or override data_root with --cfg-options'
+        return (f'get or write the data as {shipped("docs/how-to/datasets.md")} says, or override data_root with '
+                '--cfg-options')
     if 'data/miniature' in path.replace('\\', '/'):
-        return 'run `make data`'
+        return 'run `mmprovpt miniature-coco`'
     if path.startswith('checkpoints/'):
-        return 'get it as docs/how-to/weights.md says, or name another with --cfg-options KEY=PATH'
+        return f'get it as {shipped("docs/how-to/weights.md")} says, or name another with --cfg-options KEY=PATH'
     if path.endswith(('.pth', '.pt', '.bin', '.safetensors', '.pkl', '.npz')):
         return 'put the checkpoint there, or name another with --cfg-options KEY=PATH'
     if 'data/coco' in path.replace('\\', '/'):
-        return 'put COCO 2017 there (see README.md), or override the key with --cfg-options'
+        return f'put COCO 2017 there ({shipped("docs/how-to/dense.md")}), or override the key with --cfg-options'
     if 'data/ade' in path.replace('\\', '/'):
-        return 'put ADE20k there (docs/how-to/dense.md), or override data_root with --cfg-options'
+        return f'put ADE20k there ({shipped("docs/how-to/dense.md")}), or override data_root with --cfg-options'
     return 'put the data set there, or override the key (or data_root) with --cfg-options'

@@ -132,7 +132,7 @@ def adapt_to_cpu(cfg: Config) -> None:
         return
     if cfg.launcher != 'pytorch':
         raise ConfigError(f'--launcher {cfg.launcher} needs GPUs, and none is available; '
-                          'several processes on CPU: tools/dist_train.sh CONFIG NUMBER')
+                          'several processes on CPU: mmprovpt dist-train CONFIG NUMBER')
     # MMEngine would select a CUDA device first; it leaves alone what is started already.
     if not torch.distributed.is_initialized():
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})

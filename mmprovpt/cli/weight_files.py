@@ -56,7 +56,7 @@ def weights_fault(path: str, published: bool = False) -> str | None:
 def _safetensors_fault(path, published):
     if not (published and path.endswith('.safetensors')):
         return ("a file of safetensors, which only timm's backbones read (checkpoint_path=…, a name that ends with "
-                '.safetensors); tools/model_converters/to_mmpretrain.py converts it')
+                '.safetensors); `mmprovpt convert-weights` converts it')
     with open(path, 'rb') as f:
         length = int.from_bytes(f.read(8), 'little')
         header = f.read(length)
@@ -78,7 +78,7 @@ def _zip_fault(path, published):
     if names and all(name.endswith('.npy') for name in names):
         return None if published and path.endswith('.npz') else (
             "an archive of NumPy, which only timm's backbones read (checkpoint_path=…, a name that ends with .npz); "
-            'tools/model_converters/to_mmpretrain.py converts it')
+            '`mmprovpt convert-weights` converts it')
     return 'a zip archive, but no checkpoint of PyTorch'
 
 

@@ -7,6 +7,7 @@ from mmpretrain.datasets import BaseDataset
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.registry import DATASETS
+from mmprovpt.shipped import shipped
 
 from .fgvc_archives import find_split
 from .fgvc_tasks import FGVC_ADVICE, FGVC_SPLITS, find_fgvc_task
@@ -87,8 +88,8 @@ def read_json_splits(folder: Path, images: str, split: str) -> tuple[list[tuple[
             contents[name] = [(osp.join(images, image), int(class_id)) for image, class_id in content.items()]
         except FileNotFoundError:
             raise ConfigError(f"no such file: {path.absolute()}\nwhat to do: put VPT's train.json, val.json and "
-                              'test.json there (docs/how-to/datasets.md); without any of them the official splits are '
-                              'used') from None
+                              f'test.json there ({shipped("docs/how-to/datasets.md")}); without any of them the '
+                              'official splits are used') from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f'{path.absolute()} is corrupt, or is no object of image paths and integer classes '
                               f'({error})') from None

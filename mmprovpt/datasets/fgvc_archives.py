@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 from .fgvc_tasks import FGVC_ADVICE
 
@@ -113,5 +114,6 @@ def find_split(task: str, folder: Path, split: str) -> tuple[Samples, list[int]]
         raise ConfigError(
             f'split = {split!r}: there is no {split}.json in {folder.absolute()}, and the split of the training images '
             f"into train and val is VPT's own, which cannot be derived from the archive\nwhat to do: get train.json, "
-            'val.json and test.json from VPT (docs/how-to/datasets.md), or use the splits trainval and test')
+            f'val.json and test.json from VPT ({shipped("docs/how-to/datasets.md")}), or use the splits trainval '
+            'and test')
     return splits[split], sorted({label for samples in splits.values() for _, label in samples})

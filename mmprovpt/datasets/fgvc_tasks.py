@@ -2,6 +2,7 @@
 from typing import NamedTuple
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 
 class FGVCTask(NamedTuple):
@@ -30,7 +31,8 @@ FGVC_TASKS: dict[str, FGVCTask] = dict(
     cars=FGVCTask('Stanford Cars', 'Stanford-cars', '', 196, 8144, 8041),
 )
 FGVC_SPLITS = ('train', 'val', 'trainval', 'test')
-FGVC_ADVICE = 'put the official archive there as docs/how-to/datasets.md describes, or override data_root'
+FGVC_ADVICE = (f'put the official archive there as {shipped("docs/how-to/datasets.md")} describes, or override '
+               'data_root')
 
 
 def find_fgvc_task(task: str) -> FGVCTask:

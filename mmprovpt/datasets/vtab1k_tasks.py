@@ -2,6 +2,7 @@
 from typing import NamedTuple
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 GROUPS = ('Natural', 'Specialized', 'Structured')
 # Images of a training split; of 'test' each task has its own number.
@@ -50,8 +51,8 @@ TASKS: tuple[VTABTask, ...] = (
 )
 BY_NAME: dict[str, VTABTask] = {task.name: task for task in TASKS}
 
-ADVICE = ('put the task there as docs/how-to/datasets.md describes '
-          '(tools/dataset_converters/vtab1k.py or miniature_vtab.py write it), or override data_root')
+ADVICE = (f'put the task there as {shipped("docs/how-to/datasets.md")} describes '
+          '(`mmprovpt vtab1k` or `mmprovpt miniature-vtab` write it), or override data_root')
 
 
 def find_num_classes(task: str, num_classes: int | None = None) -> int:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mmprovpt.errors import ConfigError
 from mmprovpt.prompts import PromptSet, find_prompts
 from mmprovpt.relocation.session import trains
+from mmprovpt.shipped import shipped
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -30,7 +31,7 @@ def require_replicas(model: nn.Module, who: str) -> None:
     if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
         raise ConfigError(f'{who} needs whole parameters in each process, but {type(model).__name__} may shard them: '
                           "use MMEngine's Runner, or FlexibleRunner with strategy=dict(type='DDPStrategy') "
-                          '(docs/how-to/scaling.md says why)')
+                          f'({shipped("docs/how-to/scaling.md")} says why)')
 
 
 def find_relocating_prompts(model: nn.Module) -> PromptSet:

@@ -126,7 +126,7 @@ class FiniteOptimWrapper(_Guarded, OptimWrapper):
 
     Args:
         max_skipped (int): Training stops when so many steps in a row were left out, >= 1.
-        *args, **kwargs: Of :class:`mmengine.optim.OptimWrapper`.
+        args, kwargs: Of :class:`mmengine.optim.OptimWrapper`.
 
     Attributes:
         skipped (int): Steps left out so far in this process; on a GPU, those of the last 8 steps are added later, or
@@ -147,7 +147,7 @@ class FiniteAmpOptimWrapper(_Guarded, AmpOptimWrapper):
 
     Args:
         max_skipped (int): As of :class:`FiniteOptimWrapper`.
-        *args, **kwargs: Of :class:`mmengine.optim.AmpOptimWrapper`.
+        args, kwargs: Of :class:`mmengine.optim.AmpOptimWrapper`.
     """
 
     def _leave_out(self) -> None:

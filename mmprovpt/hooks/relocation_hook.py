@@ -17,9 +17,9 @@ from .verification import verify
 
 CHECKPOINT_KEY = 'prompt_relocation'
 REMOVED = dict(
-    draw_interval='the picture is drawn after training; until then, tools/analysis_tools/plot_relocation.py draws '
+    draw_interval='the picture is drawn after training; until then, `mmprovpt plot-relocation` draws '
     'relocations.jsonl',
-    feature_stability='benchmarks/feature_stability.py measures it on checkpoints')
+    feature_stability='benchmarks/feature_stability.py of the repository measures it on checkpoints')
 
 
 @HOOKS.register_module()

@@ -13,6 +13,7 @@ from mmprovpt.cli.options import read_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
 from mmprovpt.files import write_atomically
+from mmprovpt.shipped import shipped
 
 from .trial import read_result, state_of
 
@@ -70,7 +71,8 @@ def read_task(path: str, options: dict | None = None, task: str | None = None) -
         cfg = read_config(path, options)
     if task is not None and cfg.get('task') != task:
         raise ConfigError(f'{path} does not take its task from the environment variable TASK, so --tasks {task} would '
-                          'change nothing: leave it out, or name a config that does (docs/how-to/classification.md)')
+                          'change nothing: leave it out, or name a config that does '
+                          f'({shipped("docs/how-to/classification.md")})')
     for key in ('optim_wrapper.optimizer', 'train_dataloader.batch_size', 'train_dataloader.dataset',
                 'val_dataloader.dataset', 'val_evaluator', 'test_dataloader.dataset', 'test_evaluator'):
         node = cfg

@@ -10,6 +10,7 @@ from mmprovpt.cli import preflight
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.preflight import check_files
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 
 @pytest.fixture
@@ -49,10 +50,10 @@ def test_everything_missing_is_one_error(coco, tmp_path):
 the config names files that cannot be used:
   train_dataloader.dataset.data_prefix.img = 'nowhere/': no such directory
     looked for: {tmp_path}/data/coco/nowhere
-    what to do: put COCO 2017 there (see README.md), or override the key with --cfg-options
+    what to do: put COCO 2017 there ({shipped('docs/how-to/dense.md')}), or override the key with --cfg-options
   train_dataloader.dataset.ann_file = 'no.json': no such file
     looked for: {tmp_path}/data/coco/no.json
-    what to do: put COCO 2017 there (see README.md), or override the key with --cfg-options
+    what to do: put COCO 2017 there ({shipped('docs/how-to/dense.md')}), or override the key with --cfg-options
   load_from = 'no.pth': no such file
     looked for: {tmp_path}/no.pth
     what to do: put the checkpoint there, or name another with --cfg-options KEY=PATH
@@ -63,7 +64,7 @@ the config names files that cannot be used:
 
 def test_miniature_is_made_by_make(coco):
     coco.train_dataloader.dataset.data_root = 'data/miniature'
-    assert 'what to do: run `make data`' in message(coco)
+    assert 'what to do: run `mmprovpt miniature-coco`' in message(coco)
 
 
 def test_only_the_phases_in_question(coco):
@@ -121,7 +122,7 @@ def test_published_weights(coco):
     coco.model.backbone = dict(type='mmprovpt.PromptedTIMMBackbone', checkpoint_path='checkpoints/ViT-B_16.npz')
     said = message(coco)
     assert "model.backbone.checkpoint_path = 'checkpoints/ViT-B_16.npz': no such file" in said
-    assert 'what to do: get it as docs/how-to/weights.md says' in said
+    assert f'what to do: get it as {shipped("docs/how-to/weights.md")} says' in said
     os.mkdir('checkpoints')
     with open('checkpoints/ViT-B_16.npz', 'wb') as f:
         f.write(b'PK\x03\x04 and no more')
@@ -194,13 +195,14 @@ def test_task_without_its_folder_or_lists(vtab, tmp_path):
 the config names files that cannot be used:
   train_dataloader.dataset.task = 'kitti': no such directory
     looked for: {tmp_path}/data/vtab-1k/kitti
-    what to do: get or write the data as docs/how-to/datasets.md says, or override data_root with --cfg-options
+    what to do: get or write the data as {shipped('docs/how-to/datasets.md')} says, or override data_root with \
+--cfg-options
   val_dataloader.dataset.split = 'val200': no such file
     looked for: {tmp_path}/data/vtab-1k/cifar/val200.txt
 """)
     assert 'model.head.num_classes = 4: val_dataloader.dataset.task' in text
     vtab.train_dataloader.dataset.update(data_root='data/miniature-vtab', task='count', num_classes=6)
-    assert 'run `python tools/dataset_converters/miniature_vtab.py --out data/miniature-vtab`' in message(vtab)
+    assert 'run `mmprovpt miniature-vtab --out data/miniature-vtab`' in message(vtab)
 
 
 def test_unknown_tasks_list_the_known(vtab):

@@ -21,7 +21,8 @@ from mmprovpt.cli.user_errors import user_errors
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='as in tools/train.py')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the configs')
     args = parser.parse_args()
     MMLogger.get_instance('mmengine', log_level=logging.WARNING)  # what every built backbone says
     counts = []

@@ -15,6 +15,7 @@ from write_vtab1k import WRITTEN, show_progress, write_task
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, SPLITS
 from mmprovpt.errors import ConfigError
+from mmprovpt.shipped import shipped
 
 
 def import_tfds():
@@ -27,7 +28,7 @@ def import_tfds():
             raise
         raise ConfigError(f'{error.name} is not installed\nwhat to do: pip install tensorflow tensorflow-datasets (in '
                           'an environment of its own if it wants another NumPy), or get VTAB-1k prepared: '
-                          'docs/how-to/datasets.md') from None
+                          + shipped('docs/how-to/datasets.md')) from None
     tensorflow.config.set_visible_devices([], 'GPU')
     return tensorflow_datasets
 
