@@ -111,6 +111,7 @@ METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
     'VPT-Deep': (VPT, {}, (0.1, 0.3, 1.0, 3.0), True, 0.25),
     'VPT-Deep, constant rate': (VPT, {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
     'PRO-VPT, paper': (VPT, moving(TAYLOR, PPO), (0.0025, 0.005, 0.01, 0.02), False, None),
+    'PRO-VPT, cosine': (VPT, moving(TAYLOR, PPO), (0.1, 0.3, 1.0, 3.0), True, 0.25),
     'PRO-VPT, authors': ('miniature_vtab/provpt_authors', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
     're-birth in place': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
     're-birth in place, cosine': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
