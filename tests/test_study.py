@@ -19,7 +19,7 @@ def study():
     folder = str(ROOT / 'benchmarks/study')
     sys.path.insert(0, folder)
     try:
-        yield {name: importlib.import_module(name) for name in ('experiments', 'tables', 'parts', 'study')}
+        yield {name: importlib.import_module(name) for name in ('experiments', 'tables', 'parts', 'study', 'page')}
     finally:
         sys.path.remove(folder)
 
@@ -134,3 +134,9 @@ def test_methods_are_compared_at_what_won_by_each_measure(study, tmp_path):
     assert lines[0] == '| method | setting | t | u | mean | less VPT-Deep |'
     assert lines[3] == ('| re-birth in place | 0.3, 0.0001 | 72.5 (+2.0 ± 0.0) | 72.5 (+2.0 ± 0.0) | 72.5 '
                         '| +2.0 ± 0.0 |')
+
+
+def test_the_page_has_the_results(study):
+    """The tables of docs/evidence/study.md are those of the committed results; `page.py` writes them."""
+    text = study['page'].PAGE.read_text(encoding='utf-8')
+    assert study['page'].filled(text) == text and text.count('| VPT-Deep |') >= 4

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Draw the study's figures from its results: paired differences to a baseline with their 95 % intervals.
 
+Of experiments that are complete.
+
     python benchmarks/study/figures.py --out docs/evidence/figures
 """
 import argparse
@@ -9,10 +11,11 @@ from pathlib import Path
 from statistics import mean
 
 import matplotlib.pyplot as plt
-from experiments import MEASURES, NEEDS
+from experiments import EXPERIMENTS, MEASURES, NEEDS
 from matplotlib.axes import Axes
 from tables import interval, paired, read_rows, winners
 
+FAR = ('linear', 'frozen', 'full')  # so far from the others that these would be one line
 BLUE, ORANGE, GREY = '#0072B2', '#D55E00', '#999999'  # told apart by colour-blind people, too
 
 
@@ -35,7 +38,7 @@ def draw(axes: Axes, rows: Sequence[dict], arms: dict[str, dict[str, str]], base
 
     For one task the interval is that of seeds, for several that of the tasks' means.
     """
-    names = [name for name in arms['average'] if name != baseline]
+    names = [name for name in arms['average'] if name not in (baseline, *FAR)]
     for when, label, colour, shift in (('average', 'average of weights', BLUE, -0.14),
                                        ('last', 'last iterate', ORANGE, 0.14)):
         for place, name in enumerate(names):
@@ -56,7 +59,7 @@ def draw(axes: Axes, rows: Sequence[dict], arms: dict[str, dict[str, str]], base
 def figure(results: Path, experiment: str, measure: str, unit: str, together: bool, path: Path) -> None:
     """Write a panel for each task, or one over all tasks."""
     rows, arms, baseline = lines_of(results, experiment)
-    if not rows:
+    if not rows or len(rows) < len(EXPERIMENTS[experiment](results)):
         return
     tasks = list(dict.fromkeys(row['task'] for row in rows))
     panels = [tasks] if together else [[task] for task in tasks]

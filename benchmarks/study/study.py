@@ -175,8 +175,15 @@ def tables_of(experiment: str, results: Path) -> str:
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     chosen = {measure: winners(read_rows(results / f'{NEEDS[experiment]}.jsonl'), measure) for measure in measures}
-    return '\n\n'.join(f'{measure}\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
+    return '\n\n'.join(f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
                        for measure, arms in chosen.items())
+
+
+def title_of(measure: str) -> str:
+    """'average_box_ap' → 'box AP of the average of weights'."""
+    when, _, name = measure.partition('_')
+    name = dict(miou='mIoU', box_ap='box AP').get(name, name)
+    return f'{name[0].upper()}{name[1:]} of the {dict(average="average of weights", last="last iterate")[when]}'
 
 
 def parse_args() -> argparse.Namespace:
