@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from mmprovpt.errors import ConfigError
@@ -122,15 +121,24 @@ def _only_our_globals() -> Iterator[None]:
         serialization.add_safe_globals(before)
 
 
-def _allowed() -> list:
-    """What ordinary checkpoints hold beside tensors and plain types; none of it calls anything of the file's choice."""
+def _of_numpy() -> list:
+    """MMEngine's message hub has arrays; MMSegmentation's best score is a number of NumPy. PyTorch works without it."""
+    try:
+        import numpy as np
+    except ModuleNotFoundError:
+        return []
     core = np._core if hasattr(np, '_core') else np.core
     allowed = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes['All']}]
-    # MMEngine's message hub has arrays; MMSegmentation's best score is a number of NumPy.
     for function in (core.multiarray._reconstruct, core.multiarray.scalar):
         # Its module was renamed by NumPy 2.
         allowed += [(function, f'numpy.{name}.multiarray.{function.__name__}') for name in ('core', '_core')]
-    allowed.append(argparse.Namespace)  # the arguments of training, in those of timm, DeiT and DINO
+    return allowed
+
+
+def _allowed() -> list:
+    """What ordinary checkpoints hold beside tensors and plain types; none of it calls anything of the file's choice."""
+    # The arguments of training are in checkpoints of timm, DeiT and DINO.
+    allowed = [argparse.Namespace, *_of_numpy()]
     try:
         from mmengine.logging.history_buffer import HistoryBuffer
         from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler

@@ -35,8 +35,8 @@ def refuse_known_bad(versions: dict[str, str]) -> None:
     numbers = {name: tuple(map(int, re.findall(r'\d+', text)[:3])) for name, text in versions.items()}
     torch, numpy, mmengine, mmcv = (numbers.get(name) for name in ('torch', 'numpy', 'mmengine', 'mmcv'))
     bad = []
-    if mmengine and mmengine < (0, 8, 3):
-        bad.append('mmengine {mmengine} is older than 0.8.3: it cannot write configs with a current yapf')
+    if mmengine and mmengine < (0, 8, 5):
+        bad.append('mmengine {mmengine} is older than 0.8.5: it cannot write configs with a current yapf')
     elif mmengine and mmengine < (0, 10, 8) and torch and torch >= (2, 6):
         bad.append('mmengine {mmengine} with torch {torch}: torch >= 2.6 refuses to load the checkpoints that MMEngine '
                    'before 0.10.8 writes, so --resume fails; use mmengine >= 0.10.8 or torch < 2.6')

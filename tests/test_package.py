@@ -232,7 +232,7 @@ def test_versions_accepted(versions):
 
 @pytest.mark.parametrize('change, message', [
     (dict(mmcv='1.7.2'), 'mmcv 1.7.2 is older than 2.0'),
-    (dict(mmengine='0.7.4'), 'mmengine 0.7.4 is older than 0.8.3'),
+    (dict(mmengine='0.8.4'), 'mmengine 0.8.4 is older than 0.8.5'),
     (dict(mmengine='0.10.7'), r'mmengine 0.10.7 with torch 2.11.0\+cpu: .* --resume fails'),
     (dict(torch='2.1.2'), 'numpy 2.2.6 with torch 2.1.2: .* use numpy < 2 or torch >= 2.3'),
 ])

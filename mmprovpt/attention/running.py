@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from mmprovpt.older_torch import is_compiling
+
 _here = threading.local()
 # For a function that torch.compile is to leave alone, but not what it calls. (What torch.compiler.disable does with
 # recursive=False compiles the function all the same, and is refused by torch.export.)
@@ -106,7 +108,7 @@ def current(prompts: nn.Module) -> Forward | None:
     record = getattr(_here, 'record', None)
     if record is None or record.prompts is not prompts:
         return None
-    if not torch.compiler.is_compiling() and record.task != torch._C._current_graph_task_id():
+    if not is_compiling() and record.task != torch._C._current_graph_task_id():
         return None
     return record
 

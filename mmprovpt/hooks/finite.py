@@ -9,9 +9,9 @@ from mmengine import dist
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from mmprovpt.errors import ConfigError, DivergedError
+from mmprovpt.older_torch import total_norm
 from mmprovpt.registry import OPTIM_WRAPPERS
 
 from .find import optim_wrappers
@@ -82,7 +82,7 @@ class _Guarded:
         """Whether all gradients are, one element on their device."""
         grads = [parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
                  if parameter.grad is not None]
-        return get_total_norm(grads, torch.inf).isfinite() if grads else torch.tensor(True)
+        return total_norm(grads, torch.inf).isfinite() if grads else torch.tensor(True)
 
     def _note(self, finite: bool | Tensor, event: torch.cuda.Event | None = None) -> None:
         self._unseen.append((self.message_hub.get_info('iter', -1) + 1, finite, event))

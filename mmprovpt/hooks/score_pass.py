@@ -4,10 +4,10 @@ from mmengine import dist
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.older_torch import total_norm
 from mmprovpt.relocation import RelocationSession
 
 from .find import loss_factor, loss_of, unwrapped
@@ -66,6 +66,6 @@ def clip_factor(parameters: list[torch.nn.Parameter], scale: Tensor, clip: float
         scale: One element: what the loss was multiplied by.
         clip: Largest norm over all of them.
     """
-    norm = get_total_norm([parameter.grad.float() for parameter in parameters if parameter.grad is not None])
+    norm = total_norm([parameter.grad.float() for parameter in parameters if parameter.grad is not None])
     norm = norm / scale.to(norm.device)
     return (clip / (norm + 1e-6)).clamp(max=1.0)

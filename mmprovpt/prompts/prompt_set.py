@@ -10,6 +10,7 @@ from mmprovpt.attention import running
 from mmprovpt.attention.block import Given
 from mmprovpt.errors import CheckpointError, ConfigError
 from mmprovpt.kinds import Kinds
+from mmprovpt.older_torch import mark_unbacked
 
 from .cross_stage import CROSS_STAGE, check_mergings
 
@@ -359,7 +360,7 @@ def _group(index: Tensor, num_blocks: int, device: torch.device) -> list[Tensor]
     owners = [owned.clone() for owned in order.split(counts)[:-1]]
     for owned in owners:
         # One compilation serves all numbers of prompts, 0 included.
-        torch._dynamo.decorators.mark_unbacked(owned, 0)
+        mark_unbacked(owned, 0)
     return owners
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmprovpt.attention import running
 from mmprovpt.attention.block import Given
 from mmprovpt.errors import CheckpointError, ConfigError
+from mmprovpt.older_torch import mark_unbacked
 
 from .prompt_set import PromptSet
 
@@ -166,7 +167,7 @@ class MixedPrompts:
         self._rank = (members * (members.cumsum(1) - 1)).sum(0).to(device)
         self._samples = [member.nonzero().flatten().to(device) for member in members]
         for samples in self._samples:  # one compilation serves all numbers of samples that read a set
-            torch._dynamo.decorators.mark_unbacked(samples, 0)
+            mark_unbacked(samples, 0)
         owners = [each.owners() for each in self.sets]
         self._owned = list(zip(*owners))
         counts = [self._counts(block) for block in range(len(self._owned))]
