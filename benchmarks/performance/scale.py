@@ -3,10 +3,10 @@
     python benchmarks/performance/scale.py [--out work_dirs/scale] [--rounds 3] [--only prompts blocks ...]
 
 Writes scale.json, and scale.png with one panel for each. A step is of a ViT-S/16 with prompts in every block (batch 1,
-112 px, 12 blocks, 10 prompts per block, unless that is what grows), in CPU time; memory is what autograd keeps for
-backward, which does not depend on the machine. Closing a period is score, decision, moves and a line of a log, with
-48 blocks and 4800 prompts; on several processes, gloo's sums and broadcasts are in it, and the time is that of the
-first process, of the CPU and, dashed, on the wall.
+112 px, 12 blocks, 10 prompts per block, unless that is what grows; 4 blocks where pixels do), in CPU time; memory is
+what autograd keeps for backward, which does not depend on the machine. Closing a period is score, decision, moves and a
+line of a log, with 12 blocks and 120 prompts over the periods, and 48 and 4800 over the processes; of several, gloo's
+sums and broadcasts are in it, and the time is that of the first one, of the CPU and, dashed, on the wall.
 """
 import argparse
 import json
@@ -133,7 +133,8 @@ def measure(only, rounds, save):
             continue
         found = {}
         for size in SIZES[what]:
-            found[size] = processes(size) if what == 'processes' else steps(rounds, **{what: size})
+            found[size] = processes(size) if what == 'processes' else steps(
+                rounds, **{what: size}, **(dict(blocks=4) if what == 'pixels' else {}))
             print(what, size, f'{statistics.median(found[size]["ms"]):.1f} ms', flush=True)
         save(what, found)
 
