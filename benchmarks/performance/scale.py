@@ -152,11 +152,11 @@ def draw(report, file):
         is_step = what in ('prompts', 'blocks', 'pixels')
         axes.set_xlabel({'prompts': 'prompts per block', 'pixels': 'side of the image, pixels'}.get(what, what))
         axes.set_ylabel('step, CPU ms' if is_step else 'closing a period, CPU ms', color='C0')
-        axes.set_ylim(bottom=0)
-        axes.set_xscale('log' if what in ('periods', ) else 'linear')
+        axes.set_xscale('log' if what == 'periods' else 'linear')
         if what == 'processes':
             axes.plot(sizes, [statistics.median(each['wall']) for each in found.values()], linestyle='--', color='C0')
             axes.axhline(DECISION_LIMIT, color='grey', linestyle=':')
+        axes.set_ylim(bottom=0)
         if all('mib' in each for each in found.values()):
             other = axes.twinx()
             other.plot(sizes, [each['mib'] for each in found.values()], marker='s', color='C1')
@@ -169,12 +169,12 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/scale'))
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--only', nargs='+', choices=list(SIZES), default=list(SIZES))
+    parser.add_argument('--only', nargs='*', choices=list(SIZES), default=list(SIZES))
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / 'scale.json'
-    report = json.loads(file.read_text()) if file.exists() else {}
+    report = json.loads(file.read_text()) if file.exists() else {}  # --only goes on where another run stopped
 
     def save(what, found):
         report[what] = found
@@ -182,6 +182,7 @@ def main(argv=None):
         draw({name: report[name] for name in SIZES if name in report}, args.out / 'scale.png')
 
     measure(args.only, args.rounds, save)
+    print(f'{file} and scale.png are written')
 
 
 if __name__ == '__main__':
