@@ -11,8 +11,9 @@ import time
 from contextlib import nullcontext
 
 import torch
-from prompt_step import SWIN, VIT, keys_and_values
+from performance import subjects
 
+from mmprovpt import inject_prompts
 from mmprovpt.relocation import CRITERIA
 
 ITERATIONS = max(criterion.default_interval for criterion in CRITERIA.values())
@@ -53,8 +54,10 @@ def main():
     args = parser.parse_args()
     x = torch.randn(args.batch, 3, 224, 224, device=args.device)
     print('| backbone | criterion | median ratio to no scoring | range |\n|---|---|---|---|')
-    for name, kind in (('ViT-B/16', VIT), ('Swin-T', SWIN)):
-        backbone = keys_and_values(*kind, args.prompts).to(args.device)
+    for name in ('ViT-B', 'Swin-T'):
+        backbone = subjects.build(name, 'mmpretrain', (224, 224)).backbone.to(args.device)
+        inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=args.prompts))
+        backbone.train()
         times = {criterion: [] for criterion in (None, *args.criteria)}
         for turn in range(args.rounds + 1):
             for criterion in times:

@@ -85,8 +85,8 @@ def cpu_plan():
     cat = ('concatenated 10', 'concatenated 100')
     return [Row('ViT-B', 'step', 'float32', 4, ('linear', *deep, *cat, 'full')),
             Row('Swin-T', 'step', 'float32', 8, ('linear', *deep, 'full')),
-            Row('ViT-B', 'step', 'float32', 1, (*pair, 'VAPT 10', 'LoRA')),
-            Row('Swin-T', 'step', 'float32', 2, (*pair, 'VAPT 10', 'LoRA')),
+            Row('ViT-B', 'step', 'float32', 1, (*pair, 'VAPT 10', 'VPT-Shallow 10', 'LoRA')),
+            Row('Swin-T', 'step', 'float32', 2, (*pair, 'VAPT 10', 'VPT-Shallow 10', 'LoRA')),
             Row('Mask R-CNN Swin-T', 'step', 'float32', 1, ('full', 'linear', 'VPT 10')),
             *(Row(model, 'inference', 'float32', batch, (*deep, *(f'{each} folded' for each in deep)))
               for model, batch in (('ViT-B', 8), ('ViT-B', 1), ('Swin-T', 8), ('Swin-T', 1), ('ViT-S', 8),
@@ -201,7 +201,7 @@ def memory_of_process(row, method, args):
     """MiB above the model in a step, in a process of its own."""
     command = [sys.executable, __file__, '--only-memory', json.dumps([row, method]), '--library', args.library,
                '--threads', str(args.threads)]
-    env = dict(os.environ, MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536')
+    env = dict(os.environ, MALLOC_MMAP_THRESHOLD_='1048576', MALLOC_TRIM_THRESHOLD_='1048576')
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise RuntimeError((done.stderr.strip() or 'killed').splitlines()[-1])

@@ -54,6 +54,33 @@ def test_no_image_has_a_copy_of_the_windows_bias():
     assert activations < (four - two) / 2 < activations + 0.5 * bias
 
 
+class Wrapped(torch.nn.Linear):
+    """Of another class: it may compute anything, so it is called."""
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224'])
+def test_queries_of_prompts_are_left_out_exactly(name):
+    """Keys and values of a bare projection alone, against the whole of a wrapped one: values and gradients."""
+    options = dict(depth=2) if name.startswith('vit') else dict(depths=(1, 1), num_heads=(3, 6), embed_dim=24)
+    found = []
+    for kind in (torch.nn.Linear, Wrapped):
+        torch.manual_seed(0)
+        model = randomise(timm.create_model(name, num_classes=0, img_size=112, **options))
+        prompts = mmprovpt.inject_prompts(model, dict(type='StaticPrompts', num_tokens=PROMPTS))
+        with torch.no_grad():
+            prompts.tokens.normal_()
+        prompts.relocate(0, 1)
+        for module in model.modules():
+            if hasattr(module, 'qkv'):
+                module.qkv.__class__ = kind
+                assert base._is_bare(module.qkv) == (kind is torch.nn.Linear)
+        out = model.train()(torch.randn(2, 3, 112, 112))
+        out.square().sum().backward()
+        found.append((out.detach(), prompts.tokens.grad))
+    for fast, slow in zip(*found):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5 * float(slow.abs().max()))
+
+
 @pytest.mark.parametrize('bias', [None, 'added', 'boolean', 'windows'])
 @pytest.mark.parametrize('size', [(6, 2, 5, 8), (4, 3, 49, 16)])
 def test_written_out_attention_is_as_exact_as_fused(bias, size):
