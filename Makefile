@@ -21,10 +21,11 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data demo demo-seg demo-cls test lint docs wheel-check
+.PHONY: help setup data demo demo-seg demo-cls demo-multi test lint docs wheel-check
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
+	@echo 'make demo-multi   digits detected, segmented and classified by one frozen backbone'
 	@echo 'make test    set up, then run the tests'
 	@echo 'make lint    set up, then run ruff and mypy'
 	@echo 'make docs    set up, then build the site of the documents, build/docs/index.html'
@@ -97,6 +98,13 @@ demo demo-seg demo-cls: data
 		echo "checkpoint            $$(cat $$dir/last_checkpoint)"; \
 		echo "relocation log        $${run}relocations.jsonl ($$(wc -l < "$${run}relocations.jsonl") periods)"; \
 		echo "prompt distribution   $${run}prompt_distribution.png"
+
+# All three by one backbone; then the table of memory and time beside a model for each.
+demo-multi: CONFIG := configs/demo/multi_swin_mini_vpt_digits.py
+demo-multi: data
+	$(PY) tools/train.py $(CONFIG) --work-dir work_dirs/$@
+	$(PY) benchmarks/multi_task.py $(CONFIG) "$$(cat work_dirs/$@/last_checkpoint)"
+	@echo "checkpoint            $$(cat work_dirs/$@/last_checkpoint)"
 
 # One thread per worker, or the workers fight over the cores.
 test: $(PACKAGE)

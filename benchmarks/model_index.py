@@ -55,7 +55,8 @@ DEMOS = {'mask_rcnn': {'Frozen': {'box AP': 48.7, 'mask AP': 52.8}, 'VPT-Deep': 
                        'PRO-VPT': {'box AP': 51.9, 'mask AP': 56.3}},
          'setr_pup': {'Frozen': {'mIoU': 40.1}, 'VPT-Deep': {'mIoU': 39.1}, 'PRO-VPT': {'mIoU': 38.9}},
          'swin_mini': {'Frozen': {'Top 1 Accuracy': 66.3}, 'VPT-Deep': {'Top 1 Accuracy': 71.6},
-                       'PRO-VPT': {'Top 1 Accuracy': 70.0}}}
+                       'PRO-VPT': {'Top 1 Accuracy': 70.0}},
+         'multi': {}}
 
 
 def method_of(name: str) -> str:

@@ -12,12 +12,13 @@ refuse_known_bad(installed_versions())
 
 # Public name → the room that has it.
 _HOMES = dict(
-    config='shipped', PromptSet='prompts', PromptSets='prompts', find_prompts='prompts',
+    MultiTaskModel='tasks', config='shipped', PromptSet='prompts', PromptSets='prompts', find_prompts='prompts',
     add_prompts='backbones', folded='backbones', inject_prompts='backbones', load_prompts='backbones',
     remove_prompts='backbones', set_prompts='backbones', tuned_state_dict='backbones', using_prompts='backbones')
 
-__all__ = ['PromptSet', 'PromptSets', '__version__', 'add_prompts', 'config', 'find_prompts', 'folded',
-           'inject_prompts', 'load_prompts', 'remove_prompts', 'set_prompts', 'tuned_state_dict', 'using_prompts']
+__all__ = ['MultiTaskModel', 'PromptSet', 'PromptSets', '__version__', 'add_prompts', 'config', 'find_prompts',
+           'folded', 'inject_prompts', 'load_prompts', 'remove_prompts', 'set_prompts', 'tuned_state_dict',
+           'using_prompts']
 
 
 def __getattr__(name: str):

@@ -10,6 +10,7 @@ Raises:
 try:
     from mmengine.registry import DATASETS as ROOT_DATASETS
     from mmengine.registry import HOOKS as ROOT_HOOKS
+    from mmengine.registry import LOOPS as ROOT_LOOPS
     from mmengine.registry import MODELS as ROOT_MODELS
     from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
     from mmengine.registry import Registry
@@ -22,7 +23,8 @@ except ModuleNotFoundError as error:
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
-    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling'])
+    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling', 'mmprovpt.tasks.model'])
+LOOPS = Registry('loop', parent=ROOT_LOOPS, scope='mmprovpt', locations=['mmprovpt.tasks.loops'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope='mmprovpt', locations=['mmprovpt.hooks'])

@@ -112,6 +112,30 @@ def test_one_iteration(name, root, tmp_path, monkeypatch):
     assert 0 <= score <= 100
 
 
+def test_three_tasks_by_one_backbone(root, tmp_path, monkeypatch):
+    """An iteration of each."""
+    monkeypatch.chdir(root)
+    cfg = Config.fromfile(DEMO / 'multi_swin_mini_vpt_digits.py')
+    check_files(cfg, ('train', 'val'))
+    for task, count in dict(detect=1, segment=2, classify=2).items():
+        cfg.train_dataloader[task].update(batch_size=count)
+    cfg.train_cfg.update(max_iters=3, val_interval=3)
+    cfg.default_hooks.checkpoint.interval = 3
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), 'demos_multi'
+    runner = build_runner(cfg)
+    snapshot = Snapshot()
+    runner.register_hook(snapshot)
+    runner.train()
+    changed = {key for key, value in runner.model.named_parameters() if not torch.equal(value, snapshot.weights[key])}
+    assert {key for key in changed if key.startswith('backbone.')} == {
+        f'backbone.prompts.{task}.tokens' for task in cfg.model.tasks}
+    assert {key.split('.')[1] for key in changed if key.startswith('tasks.')} == {'detect', 'segment', 'classify'}
+    assert (tmp_path / 'iter_3.pth').stat().st_size < 250e6
+    hub = runner.message_hub
+    for metric in ('detect/coco/segm_mAP', 'segment/mIoU', 'classify/accuracy/top1'):
+        assert 0 <= hub.get_scalar(f'val/{metric}').current() <= 100
+
+
 @pytest.mark.parametrize('model', ['swin', 'vit'])
 def test_pretraining_writes_what_the_demos_load(model, call, tmp_path, capsys):
     out = tmp_path / 'x.pth'

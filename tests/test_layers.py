@@ -17,7 +17,7 @@ LAYERS = [
     ['files', 'kinds', 'log', 'registry', 'trust'],
     ['attention', 'prompts', 'relocation'],
     ['backbones'],
-    ['datasets', 'visualization'],
+    ['datasets', 'tasks', 'visualization'],
     ['hooks'],
     ['cli'],
     ['sweep'],

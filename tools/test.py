@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint with a config of MMDetection, MMSegmentation or MMPretrain."""
 import argparse
+import os.path as osp
 
 from mmengine.config import ConfigDict
 
@@ -29,13 +30,22 @@ def parse_args():
 
 
 def dump_predictions(cfg, path):
-    """Add a metric that writes all predictions to ``path``."""
+    """Add a metric that writes all predictions to ``path``; of several tasks, each to ``NAME.<task>.pkl``."""
     if not path.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out {path}: the name must end with .pkl or .pickle')
-    # MMDetection's own encodes masks.
-    kind = 'mmdet.DumpDetResults' if scope_of(cfg) == 'mmdet' else 'DumpResults'
-    metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=path)]
+
+    def with_dump(evaluator, scope, path):
+        # MMDetection's own encodes masks.
+        kind = 'mmdet.DumpDetResults' if scope == 'mmdet' else 'DumpResults'
+        metrics = evaluator if isinstance(evaluator, list) else [evaluator]
+        return [*metrics, dict(type=kind, out_file_path=path)]
+
+    if type_name(cfg.model) == 'MultiTaskModel':
+        start, end = osp.splitext(path)
+        cfg.test_evaluator = {task: with_dump(each, cfg.test_dataloader[task].get('_scope_'), f'{start}.{task}{end}')
+                              for task, each in cfg.test_evaluator.items()}
+    else:
+        cfg.test_evaluator = with_dump(cfg.test_evaluator, scope_of(cfg), path)
 
 
 def visualize(cfg, show, show_dir, wait_time):

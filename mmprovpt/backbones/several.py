@@ -89,18 +89,13 @@ def load_prompts(backbone: nn.Module, name: str, checkpoint: str | Path | dict, 
     """
     state: Any = checkpoint if isinstance(checkpoint, dict) else load_weights(checkpoint)
     state = state.get('state_dict', state)
-    prefix, inner = _place(state, name)
-    start = f'{prefix}{PROMPTS}{inner}'
-    values = {key[len(start):]: value for key, value in state.items() if key.startswith(start)
-              and not key.startswith(f'{start}frozen_')}
-    metadata = getattr(state, '_metadata', None) or {}
+    values, prefix, inner = _values(state, name)
     was = backbone.prompts if isinstance(backbone, PromptedBackbone) else None
-    config = prompts or _config(values, metadata.get(start[:-1], {}).get(CONFIG), len(_blocks(backbone)))
+    noted = _metadata(state, f'{prefix}{PROMPTS}{inner}').get(CONFIG)
+    config = prompts or _config(values, noted, len(_blocks(backbone)))
     built = add_prompts(backbone, name, config)
     try:
-        # First, for it may read the frozen weights from where the checkpoint says they are.
-        _check_frozen(backbone, state, prefix, metadata.get(prefix[:-1], {}).get(SOURCE))
-        built.load_state_dict(values)
+        fill_prompts(backbone, name, state)
     except Exception:
         remove_prompts(backbone, name)
         if isinstance(was, PromptSet):
@@ -110,6 +105,18 @@ def load_prompts(backbone: nn.Module, name: str, checkpoint: str | Path | dict, 
         built.requires_grad_(False)
     backbone.prompts.train(backbone.training)
     return built
+
+
+def fill_prompts(backbone: Any, name: str, state: dict) -> None:
+    """Load the values of a state dict, which may be small or full, into a set that is there.
+
+    Raises:
+        ConfigError, CheckpointError: See :func:`load_prompts`. The set is as it was.
+    """
+    values, prefix, _ = _values(state, name)
+    # First, for it may read the frozen weights from where the checkpoint says they are.
+    _check_frozen(backbone, state, prefix, _metadata(state, prefix).get(SOURCE))
+    backbone.prompts.find(name).load_state_dict(values)
 
 
 def set_prompts(backbone: nn.Module, name: str | None) -> None:
@@ -194,6 +201,19 @@ def _reconnect(backbone: Any, prompts: PromptSet | PromptSets) -> None:
             block.module.checkpointed = True
     for module, mode in modes:
         module.training = mode
+
+
+def _values(state: dict, name: str) -> tuple[dict[str, Tensor], str, str]:
+    """What a checkpoint has of a set, by its keys in the set; and its place."""
+    prefix, inner = _place(state, name)
+    start = f'{prefix}{PROMPTS}{inner}'
+    return {key[len(start):]: value for key, value in state.items() if key.startswith(start)
+            and not key.startswith(f'{start}frozen_')}, prefix, inner
+
+
+def _metadata(state: dict, prefix: str) -> dict:
+    """What PyTorch keeps with a state dict for the module whose keys begin so."""
+    return (getattr(state, '_metadata', None) or {}).get(prefix[:-1], {})
 
 
 def _place(state: dict, name: str) -> tuple[str, str]:

@@ -81,11 +81,11 @@ def _named_files(cfg, phases):
     for phase in phases:
         for key, dataset in _datasets(cfg, phase):
             yield from _dataset_files(dataset, key)
-        evaluators = cfg.get(f'{phase}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            if _is_local(evaluator.get('ann_file')):
-                path = evaluator['ann_file']
-                yield f'{phase}_evaluator.ann_file', path, path, _check_annotation
+        for key, given in of_tasks(cfg.get(f'{phase}_evaluator') or [], f'{phase}_evaluator', 'type'):
+            for evaluator in given if isinstance(given, (list, tuple)) else [given]:
+                if _is_local(evaluator.get('ann_file')):
+                    path = evaluator['ann_file']
+                    yield f'{key}.ann_file', path, path, _check_annotation
     if _is_local(cfg.get('load_from')):
         yield 'load_from', cfg.load_from, cfg.load_from, weights_fault
     if 'train' in phases or has_lora(cfg.get('model') or {}):  # LoRAModel loads when it constructs
@@ -101,7 +101,15 @@ def _datasets(cfg, phase):
                 yield from walk(inner, f'{key}.datasets.{i}')
             yield key, dataset
 
-    return walk((cfg.get(f'{phase}_dataloader') or {}).get('dataset'), f'{phase}_dataloader.dataset')
+    for key, loader in of_tasks(cfg.get(f'{phase}_dataloader') or {}, f'{phase}_dataloader', 'dataset'):
+        yield from walk(loader.get('dataset'), f'{key}.dataset')
+
+
+def of_tasks(node, key, has):
+    """(key, config) of a loader or evaluator, or of those of each task: a config in a dict without the key ``has``."""
+    if isinstance(node, dict) and has not in node:
+        return [(f'{key}.{task}', each) for task, each in node.items() if isinstance(each, (dict, list, tuple))]
+    return [(key, node)]
 
 
 def _dataset_files(dataset, key):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.registry import HOOKS
@@ -38,34 +38,38 @@ class ClassCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check training's data set and validation's."""
-        train = runner.train_dataloader.dataset
-        self._check(runner, train, 'train_dataloader')
+        train = self._check(runner, runner.train_dataloader, 'train_dataloader')
         if runner.val_loop is None:
             return
-        val = runner.val_dataloader.dataset
-        self._check(runner, val, 'val_dataloader')
-        if not self.heads_only and _classes(train) != _classes(val):
-            differing = sorted(set(_classes(train)) ^ set(_classes(val))) or 'their order'
-            raise ConfigError('train_dataloader and val_dataloader have other classes, they differ in '
-                              f'{differing}: both need the same, from metainfo or from a folder for each class')
+        val = self._check(runner, runner.val_dataloader, 'val_dataloader')
+        for task in train if not self.heads_only else ():
+            if task in val and _classes(train[task]) != _classes(val[task]):
+                differing = sorted(set(_classes(train[task])) ^ set(_classes(val[task]))) or 'their order'
+                raise ConfigError('train_dataloader and val_dataloader have other classes, they differ in '
+                                  f'{differing}: both need the same, from metainfo or from a folder for each class')
 
     def before_test(self, runner: Runner) -> None:
         """Check the data set of the test."""
-        self._check(runner, runner.test_dataloader.dataset, 'test_dataloader')
+        self._check(runner, runner.test_dataloader, 'test_dataloader')
 
-    def _check(self, runner: Runner, dataset: Dataset, key: str) -> None:
-        if self.heads_only and not isinstance(_metainfo(dataset).get('classes'), (list, tuple)):
-            return
-        _check_heads(runner, dataset, key)
-        if not self.heads_only:
-            _check_categories(dataset, key)
+    def _check(self, runner: Runner, loader: DataLoader, key: str) -> dict[str, Dataset]:
+        """Returns the data set; of a MultiTaskModel those of its tasks, by name."""
+        model, datasets = unwrapped(runner.model), {}
+        for task, each in getattr(loader, 'loaders', {'': loader}).items():
+            datasets[task] = dataset = each.dataset
+            if self.heads_only and not isinstance(_metainfo(dataset).get('classes'), (list, tuple)):
+                continue
+            _check_heads(model.tasks[task] if task else model, dataset, f'{key}.{task}'.rstrip('.'))
+            if not self.heads_only:
+                _check_categories(dataset, key)
+        return datasets
 
 
-def _check_heads(runner: Runner, dataset: Dataset, key: str) -> None:
+def _check_heads(model: nn.Module, dataset: Dataset, key: str) -> None:
     classes = _classes(dataset)
     # Of a panoptic data set, the boxes have the things alone.
     allowed = len(classes), len(_metainfo(dataset).get('thing_classes', classes))
-    for head, wanted in _class_numbers(unwrapped(runner.model)):
+    for head, wanted in _class_numbers(model):
         if wanted not in allowed:
             raise ConfigError(f'model.{head}.num_classes is {wanted}, but {key}.dataset has {len(classes)} classes: '
                               f'{", ".join(classes[:20])}{", …" if len(classes) > 20 else ""}')

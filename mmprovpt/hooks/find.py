@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmprovpt.errors import ConfigError
-from mmprovpt.prompts import PromptSet, find_prompts
+from mmprovpt.prompts import PromptSet, PromptSets, find_prompts
 from mmprovpt.relocation.session import trains
 from mmprovpt.shipped import shipped
 
@@ -35,13 +35,24 @@ def require_replicas(model: nn.Module, who: str) -> None:
 
 
 def find_relocating_prompts(model: nn.Module) -> PromptSet:
-    """The only prompts of a model, which may be wrapped for distributed training, and which can relocate.
+    """The prompts of a model that relocate: its only ones, or of several sets the only one that is trained.
+
+    Args:
+        model: May be wrapped for distributed training.
 
     Raises:
-        ConfigError: There are none, or more than one set, or they cannot relocate, or their rows may be sharded.
+        ConfigError: There are none, or more such sets, or they cannot relocate, or their rows may be sharded.
     """
     require_replicas(model, 'PromptRelocationHook')
-    prompts = find_prompts(unwrapped(model))
+    sets = next((module for module in model.modules() if isinstance(module, PromptSets)), None)
+    if sets is None:
+        prompts = find_prompts(unwrapped(model))
+    else:
+        trained = [name for name, each in sets.items() if each.wants_grad]
+        if len(trained) != 1:
+            raise ConfigError('PromptRelocationHook moves the prompts of one set, but those that are trained are '
+                              f"{', '.join(trained) or 'none'}: train one task after another (model.train=['name'])")
+        prompts = sets[trained[0]]
     if len(prompts.tokens) == 0:
         raise ConfigError('PromptRelocationHook has no prompt to relocate: num_tokens is 0')
     if prompts.keeps_outputs:

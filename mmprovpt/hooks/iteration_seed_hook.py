@@ -43,18 +43,20 @@ class IterationSeedHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self._sampler: Sampler | None = None
+        self._samplers: list[Sampler] = []  # of a MultiTaskModel, one for each task
         self._resumed: dict | None = None
         self._is_validating = False
 
     def before_train(self, runner: Runner) -> None:
         """Number the images, by the seeds of the run that is resumed."""
-        self._sampler = seed_loading(runner.train_dataloader)
-        if self._resumed and self._resumed['sampler_seed'] is not None:
-            self._sampler.seed = self._resumed['sampler_seed']
+        loaders = getattr(runner.train_dataloader, 'loaders', {'': runner.train_dataloader})
+        self._samplers = [seed_loading(loader) for loader in loaders.values()]
+        for sampler in self._samplers:
+            if self._resumed and self._resumed['sampler_seed'] is not None:
+                sampler.seed = self._resumed['sampler_seed']
         self._number_from_0(runner)
         if isinstance(runner.train_loop, IterBasedTrainLoop):
-            _start_loading_anew(runner.train_loop, self._sampler)
+            _start_loading_anew(runner.train_loop, self._samplers)
         for reason in _unrepeatable(runner):
             runner.logger.warning(f'A resumed run will not be bit for bit the uninterrupted one: {reason}')
 
@@ -69,7 +71,8 @@ class IterationSeedHook(Hook):
         seed_everything(runner.seed, dist.get_rank(), runner.iter, ITERATION)
 
     def _number_from_0(self, runner: Runner) -> None:
-        self._sampler.begin_epoch(runner.seed, dist.get_rank(), runner.epoch)
+        for sampler in self._samplers:
+            sampler.begin_epoch(runner.seed, dist.get_rank(), runner.epoch)
 
     def before_val(self, runner: Runner) -> None:
         """Note that checkpoints are now written between two iterations."""
@@ -81,9 +84,9 @@ class IterationSeedHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the sampler's seed, and say where to go on."""
-        if self._sampler is None:
+        if not self._samplers:
             return
-        checkpoint[CHECKPOINT_KEY] = dict(sampler_seed=getattr(self._sampler, 'seed', None))
+        checkpoint[CHECKPOINT_KEY] = dict(sampler_seed=getattr(self._samplers[0], 'seed', None))
         if self._is_validating:
             checkpoint['meta'].update(epoch=runner.epoch, iter=runner.iter)
 
@@ -100,15 +103,16 @@ class IterationSeedHook(Hook):
                                   'what that one would have drawn')
 
 
-def _start_loading_anew(loop: IterBasedTrainLoop, sampler: Sampler) -> None:
+def _start_loading_anew(loop: IterBasedTrainLoop, samplers: list[Sampler]) -> None:
     """Some releases of MMEngine start the workers of a loop of iterations when it is built, before images have numbers.
 
     Such workers have drawn from the sampler already.
     """
     if getattr(loop.dataloader_iterator, '_iterator', None) is not None:
         loop.dataloader._iterator = None  # what persistent workers would keep
-        if hasattr(sampler, '_indices_of_rank'):
-            sampler.indices = sampler._indices_of_rank()
+        for sampler in samplers:
+            if hasattr(sampler, '_indices_of_rank'):
+                sampler.indices = sampler._indices_of_rank()
         loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
 

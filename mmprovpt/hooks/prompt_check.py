@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mmprovpt.backbones import PromptedBackbone
 from mmprovpt.errors import CheckpointError, ConfigError
-from mmprovpt.prompts import PromptSet
+from mmprovpt.prompts import PromptSet, PromptSets
 from mmprovpt.registry import HOOKS
 from mmprovpt.relocation.session import trains
 
@@ -30,9 +30,12 @@ class PromptCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check that prompts are trained."""
-        wrappers = optim_wrappers(runner.optim_wrapper)
-        for name, module in unwrapped(runner.model).named_modules():
-            if not isinstance(module, PromptSet) or not len(module.tokens):
+        wrappers, model = optim_wrappers(runner.optim_wrapper), unwrapped(runner.model)
+        # Of several sets, one is enough.
+        may_rest = {each for module in model.modules() if isinstance(module, PromptSets)
+                    and any(other.wants_grad for other in module.sets) for each in module.sets if not each.wants_grad}
+        for name, module in model.named_modules():
+            if not isinstance(module, PromptSet) or not len(module.tokens) or module in may_rest:
                 continue
             if not module.tokens.requires_grad:
                 raise ConfigError(f'{name}.tokens needs no gradient: something has frozen the prompts that were to be '

@@ -1,0 +1,119 @@
+"""A MultiTaskModel against one model per task with the same weights: the same results, and memory, files and time.
+
+    python benchmarks/multi_task.py CONFIG [CHECKPOINT] [--rounds 9] [--images 8]
+
+Memory is that of all parameters and buffers, which is what the models hold; files are small checkpoints, one of all
+tasks against one of each (the backbone's own file, which all need, is not in them). Times are of the first images of
+the test data, one at a time and of each task, from pixels to predictions; both take turns in one process and the
+process's own time on a CPU counts, which neighbours disturb less. Without a checkpoint heads and prompts are random.
+"""
+import argparse
+import copy
+import io
+import statistics
+import time
+
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mmprovpt import tuned_state_dict
+from mmprovpt.cli.options import read_config
+from mmprovpt.cli.runner import build_model, load_weights
+from mmprovpt.cli.user_errors import user_errors
+from mmprovpt.tasks import single_task
+
+
+def build(cfg, checkpoint):
+    """The model of several tasks, and those of single ones with its weights."""
+    model = build_model(copy.deepcopy(cfg))
+    model.init_weights()
+    if checkpoint:
+        load_weights(model, checkpoint)
+    frozen = {key: value for key, value in model.backbone.state_dict().items() if not key.startswith('prompts.')}
+    alone = {}
+    for task in model.tasks:
+        alone[task] = build_model(single_task(cfg, task))
+        alone[task].backbone.load_state_dict(frozen)
+        alone[task].load_state_dict(model.task_state_dict(task))
+    return model.eval(), {task: each.eval() for task, each in alone.items()}
+
+
+def first_batches(cfg, task, count):
+    loader = dict(cfg.test_dataloader[task], batch_size=1, num_workers=0, persistent_workers=False)
+    with DefaultScope.overwrite_default_scope(loader.pop('_scope_')):
+        return [batch for batch, _ in zip(Runner.build_dataloader(loader, seed=0), range(count))]
+
+
+def held(*models):
+    """(parameters, bytes of parameters and buffers)."""
+    tensors = {id(tensor): tensor for model in models for tensor in (*model.parameters(), *model.buffers())}.values()
+    return (sum(each.numel() for each in tensors if isinstance(each, torch.nn.Parameter)),
+            sum(each.numel() * each.element_size() for each in tensors))
+
+
+def file_size(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.tell()
+
+
+@torch.no_grad()
+def seconds(model, batches, **task):
+    start = time.process_time()
+    results = [model.test_step(dict(copy.deepcopy(batch), **task)) for batch in batches]
+    return time.process_time() - start, results
+
+
+def plain(result):
+    """All tensors of a prediction."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    inner = result if isinstance(result, list) else result.values() if hasattr(result, 'values') else []
+    return [tensor for value in inner for tensor in plain(value)]
+
+
+def compare(model, alone, batches, rounds):
+    """For each task the median milliseconds an image, alone and of the several; raises unless results are equal."""
+    times = {}
+    for task, mine in batches.items():
+        pairs = []
+        for number in range(rounds + 1):
+            one, expected = seconds(alone[task], mine)
+            several, got = seconds(model, mine, task=task)
+            pairs.append((one, several))
+            if not number:
+                same = [torch.equal(a, b) for a, b in zip(plain(expected), plain(got), strict=True)]
+                assert same and all(same), f'{task}: other predictions than those of a model of its own'
+        times[task] = [statistics.median(column) * 1000 / len(mine) for column in zip(*pairs[1:])]
+    return times
+
+
+@user_errors()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint', nargs='?')
+    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--images', type=int, default=8)
+    args = parser.parse_args()
+    cfg = read_config(args.config)
+    model, alone = build(cfg, args.checkpoint)
+    times = compare(model, alone, {task: first_batches(cfg, task, args.images) for task in alone}, args.rounds)
+    rows = [(f'{len(alone)} models', held(*alone.values()), sum(
+        file_size(tuned_state_dict(each)) for each in alone.values()), [pair[0] for pair in times.values()]),
+            (f'one model, {len(alone)} tasks', held(model), file_size(tuned_state_dict(model)),
+             [pair[1] for pair in times.values()])]
+    print('predictions are equal, bit for bit\n')
+    print(f'| | parameters | memory, MB | files, MB | {" | ".join(f"{task}, ms" for task in times)} |')
+    print(f'|---|---|---|---|{"---|" * len(times)}')
+    for name, (count, size), file, each in rows:
+        print(f'| {name} | {count:,} | {size / 1e6:.1f} | {file / 1e6:.1f} | '
+              f'{" | ".join(f"{value:.0f}" for value in each)} |')
+    shared = sum(each.numel() for name, each in model.backbone.named_parameters() if not name.startswith('prompts.'))
+    print(f'\nshared: {shared:,} parameters of the backbone; beside them '
+          + ', '.join(f'{task} has {held(each)[0] - shared:,}' for task, each in alone.items()))
+
+
+if __name__ == '__main__':
+    main()
