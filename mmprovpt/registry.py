@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
-    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling'])
+    locations=[f'mmprovpt.backbones.{module}' for module in ('registered', 'timm_pooling', 'simple_pyramid')])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper', parent=ROOT_OPTIM_WRAPPERS, scope='mmprovpt', locations=['mmprovpt.hooks'])

@@ -64,12 +64,25 @@ class PromptedSwinTransformer(_Registered):
 class PromptedTIMMBackbone(_Registered):
     """``TIMMBackbone`` of mmpretrain or mmseg with prompts, for any ViT or Swin of timm.
 
+    ``features_only=True, out_indices=(2, 5, 8, 11)`` of upstream gives necks the maps (B, C, h, w) behind these blocks,
+    without class token and registers, of the image sizes that timm's ``dynamic_img_size=True, dynamic_img_pad=True``
+    allow a plain ViT.
+
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
+        final_norm (bool): With ``features_only``, whether a plain ViT's last norm is applied to each of its maps.
         args, kwargs: Of the upstream class, e.g. ``model_name='vit_small_patch14_dinov2'``.
     """
 
     upstream_name = 'TIMMBackbone'
+
+    def __init__(self, *args, final_norm: bool = False, **kwargs) -> None:
+        if final_norm:
+            if not kwargs.setdefault('features_only', True):
+                raise ConfigError('final_norm=True is for features_only=True: without that, timm applies it anyway')
+            from .timm_features import NormedFeatures
+            kwargs['feature_cls'] = NormedFeatures
+        super().__init__(*args, **kwargs)
 
 
 def find_upstream(name: str) -> type:
