@@ -17,7 +17,7 @@ from .prompted import PromptedBackbone
 
 
 class _Registered(PromptedBackbone):
-    """What the three have in common; a built one is an instance of its class and of the upstream one."""
+    """What they have in common; a built one is an instance of its class and of the upstream one."""
 
     is_registered = True
     upstream_name: str
@@ -36,28 +36,27 @@ class _Registered(PromptedBackbone):
         own(self, blocks, build_prompts(self, blocks, prompts))
 
 
-@MODELS.register_module()
-class PromptedVisionTransformer(_Registered):
-    """``VisionTransformer`` of mmpretrain or mmseg with prompts.
+def _register(name: str, libraries: str) -> type:
+    doc = f"""``{name}`` of {libraries} with prompts.
 
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
         args, kwargs: Of the upstream class.
     """
+    cls = type(f'Prompted{name}', (_Registered, ), dict(upstream_name=name, __doc__=doc, __module__=__name__))
+    return MODELS.register_module(module=cls)
 
-    upstream_name = 'VisionTransformer'
 
-
-@MODELS.register_module()
-class PromptedSwinTransformer(_Registered):
-    """``SwinTransformer`` of mmdet, mmseg or mmpretrain with prompts.
-
-    Args:
-        prompts (dict): See :func:`mmprovpt.inject_prompts`.
-        args, kwargs: Of the upstream class.
-    """
-
-    upstream_name = 'SwinTransformer'
+PromptedVisionTransformer = _register('VisionTransformer', 'mmpretrain or mmseg')
+PromptedSwinTransformer = _register('SwinTransformer', 'mmdet, mmseg or mmpretrain')
+PromptedSwinTransformerV2 = _register('SwinTransformerV2', 'mmpretrain')
+PromptedDistilledVisionTransformer = _register('DistilledVisionTransformer', 'mmpretrain')
+PromptedDeiT3 = _register('DeiT3', 'mmpretrain')
+PromptedViTEVA02 = _register('ViTEVA02', 'mmpretrain')
+PromptedMoCoV3ViT = _register('MoCoV3ViT', 'mmpretrain')
+PromptedBEiTViT = _register('BEiTViT', 'mmpretrain')
+PromptedBEiT = _register('BEiT', 'mmseg')
+PromptedMAE = _register('MAE', 'mmseg')
 
 
 @MODELS.register_module()
@@ -76,13 +75,17 @@ class PromptedTIMMBackbone(_Registered):
 
     upstream_name = 'TIMMBackbone'
 
-    def __init__(self, *args, final_norm: bool = False, **kwargs) -> None:
+    def __init__(self, *args, prompts: dict, final_norm: bool = False, **kwargs) -> None:
         if final_norm:
             if not kwargs.setdefault('features_only', True):
                 raise ConfigError('final_norm=True is for features_only=True: without that, timm applies it anyway')
             from .timm_features import NormedFeatures
             kwargs['feature_cls'] = NormedFeatures
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, prompts=prompts, **kwargs)
+
+
+# Upstream's names → ours, for configs.
+PROMPTED = {cls.upstream_name: f'mmprovpt.{cls.__name__}' for cls in _Registered.__subclasses__()}
 
 
 def find_upstream(name: str) -> type:
@@ -90,6 +93,8 @@ def find_upstream(name: str) -> type:
     current = DefaultScope.get_current_instance()
     scopes = dict.fromkeys([current.scope_name] if current else [])
     scopes['mmpretrain'] = None
+    if name in ('BEiT', 'MAE'):  # so mmpretrain calls its ways to pre-train
+        scopes = dict(mmseg=None)
     for scope in scopes:
         try:
             found = ROOT_MODELS.get(f'{scope}.{name}')
