@@ -23,7 +23,8 @@ except ModuleNotFoundError as error:
 
 MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
-    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling', 'mmprovpt.tasks.model'])
+    locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling', 'mmprovpt.backbones.simple_pyramid',
+               'mmprovpt.tasks.model'])
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope='mmprovpt', locations=['mmprovpt.tasks.loops'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 OPTIM_WRAPPERS = Registry(

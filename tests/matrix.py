@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from slow_prompts import concatenating, keeping, vapt  # noqa: F401
 
 from mmprovpt import inject_prompts
+from mmprovpt.backbones.registered import PROMPTED
 
 _VIT = dict(embed_dims=32, num_layers=3, num_heads=2)
 
@@ -103,6 +104,10 @@ CASES = {
              use_shared_rel_pos_bias=True, out_indices=[0, 2]), ((32, 32), (32, 32)), 3),
     'mmseg-beit': Case(
         'mmseg', 'BEiT', dict(_VIT, img_size=(32, 32), patch_size=8, out_indices=(0, 2)), ((32, 32), (32, 32)), 3),
+    'mmpretrain-eva02': Case(
+        'mmpretrain', 'ViTEVA02',
+        dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8, sub_ln=True, qkv_bias=True,
+             out_type='featmap', out_indices=[0, 2]), ((32, 32), (40, 64)), 3),
     'mmpretrain-deit3': Case(
         'mmpretrain', 'DeiT3', dict(arch=dict(_VIT, feedforward_channels=64), img_size=32, patch_size=8),
         ((32, 32), (40, 64)), 3),
@@ -124,7 +129,7 @@ KINDS = dict(
     shallow=dict(type='ShallowPrompts', dropout=0.))
 RELOCATING = ('static', 'adaptive')
 # Upstream classes with a name of their own here; any other is built and injected.
-OWN = ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')
+OWN = PROMPTED
 
 
 def build(case, prompts=None, **overrides):

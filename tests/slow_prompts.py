@@ -140,10 +140,23 @@ def _with_tokens(block):
                 patch.setattr(attention, 'num_prefix_tokens', prefix + count)
             elif biased:
                 patch.setattr(attention, 'forward', _biased_attention(attention, count))
+            elif getattr(attention, 'rope', None) is not None:  # MMPretrain's
+                patch.setitem(attention._modules, 'rope', _Unrotated(attention.rope, count))
             out = forward(torch.cat([x[:, :prefix], prompts, x[:, prefix:]], 1), *args, **kwargs)
         return torch.cat([out[:, :prefix], out[:, prefix + count:]], 1), out[:, prefix:prefix + count]
 
     return run
+
+
+class _Unrotated(nn.Module):
+    """A rotation of all tokens but the first ones."""
+
+    def __init__(self, rope, count):
+        super().__init__()
+        self.rope, self.count = rope, count
+
+    def forward(self, x, size):
+        return torch.cat([x[:, :, :self.count], self.rope(x[:, :, self.count:], size)], 2)
 
 
 def _biased_attention(module, count):

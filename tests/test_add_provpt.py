@@ -191,8 +191,13 @@ REFUSED = {
                      'ResNet has no attention.*Supported are: timm.layers.attention.Attention in'),
     'attention': (DETECTION.replace('BACKBONE', "type='mmpretrain.MViT', arch='tiny'"), [],
                   'MultiScaleAttention.*Supported are: timm.layers.attention.Attention in'),
-    'class': (DETECTION.replace('BACKBONE', "type='mmpretrain.DistilledVisionTransformer', arch='deit-tiny'"), [],
-              'no prompted type for it, only for VisionTransformer, SwinTransformer, TIMMBackbone'),
+    'class': (DETECTION.replace('BACKBONE', "type='mmpretrain.MAEViT', arch='deit-tiny'"), [],
+              'no prompted type for it, only for VisionTransformer, SwinTransformer, .*, TIMMBackbone'),
+    'pre-training': ("default_scope = 'mmpretrain'\n"
+                     "model = dict(type='MAE', backbone=dict(type='MAEViT', arch='b', mask_ratio=0.75))\n" + SCHEDULE,
+                     [], 'the config pre-trains its backbone, by MAE. Prompts are for one that is pre-trained'),
+    'arguments': (DETECTION.replace('BACKBONE', f'{SWIN}, no_such_argument=1'), [],
+                  'the config cannot be built: TypeError: .*no_such_argument'),
     'prompts': (DETECTION.replace('BACKBONE', f"{SWIN}, prompts=dict(type='StaticPrompts')"), [],
                 'has prompts=.*already'),
     'hook': (DETECTION.replace('BACKBONE', SWIN) + "custom_hooks = [dict(type='mmprovpt.PromptRelocationHook')]", [],
@@ -218,6 +223,27 @@ def test_refuses(name, call, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=f'(?s)error: .*{message}'):
         call('base.py', *options)
     assert capsys.readouterr().out == '' and [path.name for path in tmp_path.iterdir()] == ['base.py']
+
+
+def test_what_is_missing_for_another_part_is_no_reason_to_refuse(call, tmp_path, capsys, monkeypatch):
+    """A language model that cannot be downloaded, beside a vision backbone."""
+    def offline(name):
+        raise OSError(f'cannot connect to fetch {name}')
+
+    monkeypatch.setattr('transformers.AutoTokenizer.from_pretrained', offline)
+    text = DETECTION.replace('RetinaNet', 'GLIP').replace('BACKBONE', SWIN).replace(
+        'backbone=dict', "language_model=dict(type='BertModel', name='a/bert'), backbone=dict")
+    (tmp_path / 'base.py').write_text(text)
+    call(tmp_path / 'base.py', '--out', tmp_path / 'new.py')
+    report, cfg = capsys.readouterr().err, Config.fromfile(tmp_path / 'new.py')
+    assert 'note: only the backbone was built and counted, because the rest cannot be built here: OSError: ' \
+        'cannot connect to fetch a/bert' in report
+    assert cfg.model.backbone.type == 'mmprovpt.PromptedSwinTransformer' and cfg.model.type == 'GLIP'
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        before, after = (MODELS.build(Config.fromfile(tmp_path / f'{name}.py').model.backbone)
+                         for name in ('base', 'new'))
+    policy = count_trainable(after, PPOAllocator(num_blocks=2, seed=0))
+    assert f'trainable parameters: {count_trainable(before):,} before, {policy:,} after' in report
 
 
 @pytest.mark.parametrize('hooks', ['', "custom_hooks = [dict(type='EmptyCacheHook')]\n"])

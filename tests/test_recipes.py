@@ -49,7 +49,7 @@ SHRINK = {
     'mask_rcnn_vit_b_sfp_coco': {
         'backbone.arch': dict(
             _delete_=True, embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=64),
-        'neck.in_channels': [32], **REGIONS, 'roi_head.bbox_head.fc_out_channels': 32,
+        'neck.in_channels': 32, **REGIONS, 'roi_head.bbox_head.fc_out_channels': 32,
         'train_cfg.rcnn.sampler.num': 8},
     'retinanet_timm_swin_t_coco': {
         **below('backbone', dict(pretrained=False, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))),

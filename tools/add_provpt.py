@@ -10,21 +10,34 @@ import argparse
 import contextlib
 import difflib
 import logging
+import os
 import os.path as osp
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
+# Nothing is downloaded, nor waited for. MMEngine imports transformers, which reads it then.
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 from torch import nn
 
 from mmprovpt.attention.support import Block, find_blocks
-from mmprovpt.backbones.registered import find_upstream
-from mmprovpt.cli.config_parts import HOOK, find_backbones, find_hooks, find_prompts_config, type_name
+from mmprovpt.backbones.registered import PROMPTED, find_upstream
+from mmprovpt.cli.config_parts import (
+    BACKBONES,
+    HOOK,
+    find_backbones,
+    find_hooks,
+    find_prompts_config,
+    scope_of,
+    type_name,
+)
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.parameters import build_uninitialised, count_config, count_trainable
 from mmprovpt.cli.user_errors import user_errors
@@ -33,7 +46,6 @@ from mmprovpt.prompts import find_prompts
 from mmprovpt.prompts.prompt_set import check_num_tokens
 from mmprovpt.shipped import shipped
 
-PROMPTED = {name: f'mmprovpt.Prompted{name}' for name in ('VisionTransformer', 'SwinTransformer', 'TIMMBackbone')}
 PERIODS = 100  # of the paper's classification runs
 
 
@@ -126,13 +138,45 @@ def find_backbone(cfg: Config) -> Place:
     return Place(outer[0], nodes)
 
 
+def require_tuning(cfg: Config) -> None:
+    """Raise ConfigError if a config pre-trains its backbone."""
+    name = type_name(cfg.model)
+    model = MODELS.get(f'{scope_of(cfg)}.{name}') if isinstance(cfg.model.get('type'), str) else cfg.model.get('type')
+    if getattr(model, '__module__', '').startswith('mmpretrain.models.selfsup.'):
+        raise ConfigError(f'the config pre-trains its backbone, by {name}. Prompts are for one that is pre-trained and '
+                          'stays as it is: take a config that tunes or tests it, as those in benchmarks/ beside it')
+
+
+def build(cfg: Config, place: Place) -> tuple[nn.Module, str]:
+    """The model, or its backbone alone, and why, where a package or a download is missing for other parts.
+
+    Raises:
+        ConfigError: Neither can be built.
+    """
+    try:
+        try:
+            return build_uninitialised(cfg), ''
+        except (ImportError, OSError, NotImplementedError) as error:  # the last one says that fairscale is missing
+            if place.path not in BACKBONES:
+                raise
+            return build_uninitialised(cfg, place.path), _in_a_line(error)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a library says to a config that it does not take
+        raise ConfigError(f'the config cannot be built: {_in_a_line(error)}') from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return textwrap.shorten(f'{type(error).__name__}: {error}', 300)
+
+
 def inspect_backbone(model: nn.Module, place: Place) -> tuple[nn.Module, list[Block]]:
     """The built backbone and its blocks.
 
     Raises:
         ConfigError: It is not built once, or it has no supported attention, or no prompted type.
     """
-    built = [name for name, _ in model.named_modules() if name.split('.')[-1] == 'backbone']
+    built = [name for name, _ in model.named_modules() if name.split('.')[-1] == place.path.split('.')[-1]]
     if place.path not in built:
         raise ConfigError(f'model.{place.path} is built as {" and ".join(built) or "something without a backbone"}, '
                           'but relocation is for one backbone of that name')
@@ -263,11 +307,9 @@ def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> tup
     path = locate(name)
     cfg = read_config(path, options)
     place = find_backbone(cfg)
+    require_tuning(cfg)
     hook, periods = schedule(cfg, interval)
-    try:
-        model = build_uninitialised(cfg)
-    except (ImportError, KeyError) as error:
-        raise ConfigError(f'{name} cannot be built: {error}') from error
+    model, missing = build(cfg, place)
     backbone, blocks = inspect_backbone(model, place)
     try:
         counts = check_num_tokens(num_tokens, len(blocks))
@@ -284,17 +326,20 @@ def add_provpt(name: str, kind: str, num_tokens, interval, options: dict) -> tup
     added.merge_from_dict(guards(cfg))
     added.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     new = _load(f'_base_ = {osp.abspath(path)!r}\n' + added.pretty_text)
-    numbers = find_prompts(build_uninitialised(new)).num_active
+    prompted, _ = build(new, place)
     kinds = sorted({f'{_library(block.attention)} {type(block.attention).__name__}' for block in blocks})
     unit = 'epochs' if hook['by_epoch'] else 'iters'
     report = [
         f'model.{place.path}: {type(backbone).__name__} of {_library(backbone)}, {len(blocks)} blocks with '
         f'{", ".join(kinds)}, of width {", ".join(map(str, sorted({block.width for block in blocks})))}',
-        f'prompts: {sum(counts)}, of {numbers:,} trained numbers',
-        f'trainable parameters: {count_trainable(model):,} before, {count_config(new):,} after (prompts, the networks '
-        "of the relocation's policy, and all that is not in the backbone)",
+        f'prompts: {sum(counts)}, of {find_prompts(prompted).num_active:,} trained numbers',
+        f'trainable parameters: {count_trainable(model):,} before, {count_config(new, prompted):,} after (prompts, the '
+        f"networks of the relocation's policy{'' if missing else ', and all that is not in the backbone'})",
         f'relocation: every {hook["interval"]} of {cfg.train_cfg["max_" + unit]} {unit}, {periods} periods']
-    return added, report + [f'note: {note}' for note in notes(cfg, place, hook, periods, rates)]
+    found = notes(cfg, place, hook, periods, rates)
+    if missing:
+        found.append(f'only the backbone was built and counted, because the rest cannot be built here: {missing}')
+    return added, report + [f'note: {note}' for note in found]
 
 
 def _library(module: nn.Module) -> str:

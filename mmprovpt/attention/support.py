@@ -15,7 +15,7 @@ from .beit import PromptedBEiTAttention
 from .block import first_norm
 from .mmcv_mha import PromptedMMCVAttention
 from .mmpretrain_attention import PromptedMultiheadAttention
-from .rotary import PromptedRotaryAttention
+from .rotary import PromptedAttentionWithRoPE, PromptedRotaryAttention
 from .timm_attention import PromptedTIMMAttention
 from .window import PromptedWindowAttention
 from .window_v2 import PromptedWindowAttentionV2
@@ -106,6 +106,10 @@ support(
     ['mmpretrain.models.utils.attention.BEiTAttention'],
     ['mmpretrain.models.backbones.beit.BEiTTransformerEncoderLayer'],
     ['mmpretrain.models.backbones.beit.BEiTViT'])(PromptedBEiTAttention)
+support(
+    ['mmpretrain.models.backbones.vit_eva02.AttentionWithRoPE'],
+    ['mmpretrain.models.backbones.vit_eva02.EVA02EndcoderLayer'],
+    ['mmpretrain.models.backbones.vit_eva02.ViTEVA02'])(PromptedAttentionWithRoPE)
 for _module, _name in (('mmseg.models.backbones.beit', 'BEiT'), ('mmseg.models.backbones.mae', 'MAE')):
     support([f'{_module}.{_name}Attention'], [f'{_module}.{_name}TransformerEncoderLayer'],
             [f'{_module}.{_name}'])(PromptedBEiTAttention)

@@ -17,7 +17,7 @@ from .prompted import PromptedBackbone
 
 
 class _Registered(PromptedBackbone):
-    """What the three have in common; a built one is an instance of its class and of the upstream one."""
+    """What they have in common; a built one is an instance of its class and of the upstream one."""
 
     is_registered = True
     upstream_name: str
@@ -36,40 +36,56 @@ class _Registered(PromptedBackbone):
         own(self, blocks, build_prompts(self, blocks, prompts))
 
 
-@MODELS.register_module()
-class PromptedVisionTransformer(_Registered):
-    """``VisionTransformer`` of mmpretrain or mmseg with prompts.
+def _register(name: str, libraries: str) -> type:
+    doc = f"""``{name}`` of {libraries} with prompts.
 
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
         args, kwargs: Of the upstream class.
     """
+    cls = type(f'Prompted{name}', (_Registered, ), dict(upstream_name=name, __doc__=doc, __module__=__name__))
+    return MODELS.register_module(module=cls)
 
-    upstream_name = 'VisionTransformer'
 
-
-@MODELS.register_module()
-class PromptedSwinTransformer(_Registered):
-    """``SwinTransformer`` of mmdet, mmseg or mmpretrain with prompts.
-
-    Args:
-        prompts (dict): See :func:`mmprovpt.inject_prompts`.
-        args, kwargs: Of the upstream class.
-    """
-
-    upstream_name = 'SwinTransformer'
+PromptedVisionTransformer = _register('VisionTransformer', 'mmpretrain or mmseg')
+PromptedSwinTransformer = _register('SwinTransformer', 'mmdet, mmseg or mmpretrain')
+PromptedSwinTransformerV2 = _register('SwinTransformerV2', 'mmpretrain')
+PromptedDistilledVisionTransformer = _register('DistilledVisionTransformer', 'mmpretrain')
+PromptedDeiT3 = _register('DeiT3', 'mmpretrain')
+PromptedViTEVA02 = _register('ViTEVA02', 'mmpretrain')
+PromptedMoCoV3ViT = _register('MoCoV3ViT', 'mmpretrain')
+PromptedBEiTViT = _register('BEiTViT', 'mmpretrain')
+PromptedBEiT = _register('BEiT', 'mmseg')
+PromptedMAE = _register('MAE', 'mmseg')
 
 
 @MODELS.register_module()
 class PromptedTIMMBackbone(_Registered):
     """``TIMMBackbone`` of mmpretrain or mmseg with prompts, for any ViT or Swin of timm.
 
+    ``features_only=True, out_indices=(2, 5, 8, 11)`` of upstream gives necks the maps (B, C, h, w) behind these blocks,
+    without class token and registers, of the image sizes that timm's ``dynamic_img_size=True, dynamic_img_pad=True``
+    allow a plain ViT.
+
     Args:
         prompts (dict): See :func:`mmprovpt.inject_prompts`.
+        final_norm (bool): With ``features_only``, whether a plain ViT's last norm is applied to each of its maps.
         args, kwargs: Of the upstream class, e.g. ``model_name='vit_small_patch14_dinov2'``.
     """
 
     upstream_name = 'TIMMBackbone'
+
+    def __init__(self, *args, prompts: dict, final_norm: bool = False, **kwargs) -> None:
+        if final_norm:
+            if not kwargs.setdefault('features_only', True):
+                raise ConfigError('final_norm=True is for features_only=True: without that, timm applies it anyway')
+            from .timm_features import NormedFeatures
+            kwargs['feature_cls'] = NormedFeatures
+        super().__init__(*args, prompts=prompts, **kwargs)
+
+
+# Upstream's names → ours, for configs.
+PROMPTED = {cls.upstream_name: f'mmprovpt.{cls.__name__}' for cls in _Registered.__subclasses__()}
 
 
 def find_upstream(name: str) -> type:
@@ -77,6 +93,8 @@ def find_upstream(name: str) -> type:
     current = DefaultScope.get_current_instance()
     scopes = dict.fromkeys([current.scope_name] if current else [])
     scopes['mmpretrain'] = None
+    if name in ('BEiT', 'MAE'):  # so mmpretrain calls its ways to pre-train
+        scopes = dict(mmseg=None)
     for scope in scopes:
         try:
             found = ROOT_MODELS.get(f'{scope}.{name}')

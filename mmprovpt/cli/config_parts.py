@@ -1,6 +1,7 @@
 """The parts of a config that matter here: prompts, backbones and hooks of relocation."""
 
 HOOK = 'PromptRelocationHook'
+BACKBONES = ('backbone', 'image_encoder')  # keys of a model; the second is MMSegmentation's for CLIP's
 
 
 def type_name(node: dict) -> str:
@@ -39,7 +40,7 @@ def has_lora(model: dict) -> bool:
 
 def find_backbones(model: dict) -> dict[str, dict]:
     """The backbones in a model's config, by their path with dots, such as ``'detector.backbone'``; outer ones first."""
-    found = {path: node for path, node in _dicts(model).items() if path.split('.')[-1] == 'backbone' and 'type' in node}
+    found = {path: node for path, node in _dicts(model).items() if path.split('.')[-1] in BACKBONES and 'type' in node}
     return dict(sorted(found.items(), key=lambda item: item[0].count('.')))
 
 

@@ -58,6 +58,8 @@ def read_config(path, options: dict | None = None) -> Config:
         advice = next((how_to_install(name) for name in CODEBASES if name in str(error)), None)
         raise ConfigError(f'{path} needs a package that is not installed: {error}' + f': {advice}' * bool(advice)) \
             from error
+    except KeyError as error:
+        raise ConfigError(f'{path} cannot be read: it or a base of it uses {error}, which is not there') from error
     except (ConfigParsingError, FileNotFoundError) as error:  # of a base
         raise ConfigError(f'{path} cannot be read: {error}') from error
     except UnicodeDecodeError as error:

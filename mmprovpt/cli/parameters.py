@@ -33,25 +33,40 @@ def count_trainable(model: nn.Module, allocator: Allocator | None = None) -> int
     return count + sum(parameter.numel() for network in networks for parameter in network.parameters())
 
 
-def count_config(cfg: Config) -> int:
-    """``count_trainable`` of what a config builds, policy included, without initialising or loading the weights."""
-    model, hooks = build_uninitialised(cfg), find_hooks(cfg)
+def count_config(cfg: Config, model: nn.Module | None = None) -> int:
+    """``count_trainable`` of what a config builds, policy included, without initialising or loading the weights.
+
+    Args:
+        cfg: The config.
+        model: What it builds, or a part of that, where it is there already.
+    """
+    model, hooks = build_uninitialised(cfg) if model is None else model, find_hooks(cfg)
     if not hooks:
         return count_trainable(model)
     allocator = hooks[0].get('allocator', dict(type='PPOAllocator'))
     return count_trainable(model, ALLOCATORS.build(allocator, num_blocks=find_prompts(model).num_blocks, seed=0))
 
 
-def build_uninitialised(cfg: Config) -> nn.Module:
-    """The model of a config with whatever numbers are in memory: for its parameters and shapes only."""
+def build_uninitialised(cfg: Config, part: str = '') -> nn.Module:
+    """The model of a config with whatever numbers are in memory: for its parameters and shapes only.
+
+    Args:
+        cfg: The config.
+        part: The key of a part of the model, such as ``'backbone'``, which is then all that the model has.
+    """
     model = copy.deepcopy(cfg.model)
     for backbone in find_backbones(model).values():
-        backbone.update({key: off for key, off in dict(pretrained=False, checkpoint_path='').items()
-                         if key in backbone and 'model_name' in backbone})  # timm loads when it constructs
-        if type_name(backbone) == 'LoRAModel':  # and so does it
-            backbone['module'].pop('init_cfg', None)
+        if type_name(backbone) == 'LoRAModel':  # it loads when it constructs
+            backbone = backbone['module']
+            backbone.pop('init_cfg', None)
+        if 'model_name' in backbone:  # and so does timm; MMSegmentation's wrapper unless it is told not to
+            backbone.update(pretrained=False, checkpoint_path='')
     with DefaultScope.overwrite_default_scope(scope_of(cfg)), _Uninitialised():
-        return MODELS.build(model)
+        if not part:
+            return MODELS.build(model)
+        whole = nn.Module()
+        whole.add_module(part, MODELS.build(model[part]))
+        return whole
 
 
 class _Uninitialised(TorchFunctionMode):

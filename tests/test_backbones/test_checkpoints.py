@@ -90,7 +90,8 @@ def test_missing_key_is_named(case, tmp_path, route):
 @pytest.mark.parametrize('route', ['init_cfg', 'load_from', 'pytorch'])
 def test_shape_that_does_not_fit_is_named(case, tmp_path, route):
     state = prefixed(build(case))
-    key = next(key for key in state if 'fc1' in key and 'weight' in key or 'layers.0.0.weight' in key)
+    layers = 'fc1.weight', 'fc1_g.weight', 'layers.0.0.weight', 'w12.weight'
+    key = next(key for key in state if key.endswith(layers))
     state[key] = state[key][:-1]
     with pytest.raises(RuntimeError) as error:
         load(route, case, state, tmp_path)

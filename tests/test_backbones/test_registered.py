@@ -1,4 +1,4 @@
-"""The three backbones of configs are classes like any other."""
+"""The backbones of configs are classes like any other."""
 import copy
 import pickle
 import pydoc
@@ -67,6 +67,21 @@ def test_a_subclass_keeps_its_overrides(name):
     with torch.no_grad():
         for a, b in zip(outputs(mine, images(case)), outputs(plain, images(case)), strict=True):
             assert torch.equal(a, 3 * b)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
+@pytest.mark.parametrize('name, library, cfg', [
+    ('BEiT', 'mmseg', CASES['mmseg-beit'].cfg), ('MAE', 'mmseg', CASES['mmseg-beit'].cfg),
+    ('MoCoV3ViT', 'mmpretrain', dict(CASES['mmpretrain-vit'].cfg, frozen_stages=3, norm_eval=True))])
+def test_names_that_other_things_have_too(name, library, cfg, scope):
+    """MMPretrain's BEiT and MAE are ways to pre-train."""
+    with DefaultScope.overwrite_default_scope(scope):
+        backbone = MODELS.build(dict(cfg, type=f'mmprovpt.Prompted{name}', prompts=dict(
+            type='StaticPrompts', num_tokens=2)))
+    assert backbone.upstream.__name__ == name and backbone.upstream.__module__.startswith(f'{library}.models.')
+    sum(out.square().sum() for out in outputs(backbone.train(), torch.randn(1, 3, 32, 32))).backward()
+    assert backbone.prompts.tokens.grad.abs().sum(1).all()
+    assert [key for key, value in backbone.named_parameters() if value.grad is not None] == ['prompts.tokens']
 
 
 def test_help_shows_prompts():

@@ -48,7 +48,7 @@ def test_attention_maps(name):
     if any(part in name for part in ('swin', 'nocls', 'grouped')):
         assert maps.patches == []
         return
-    patch = 14 if 'dinov2' in name or '-eva' in name else 8
+    patch = 14 if 'dinov2' in name or 'timm-eva' in name else 8
     assert {tuple(each.shape) for each in maps.patches} == {(-(-size[0] // patch), -(-size[1] // patch))}
     blocks = []
     visit_attention(backbone, matrix.images(case, size, batch=1), blocks.append)
