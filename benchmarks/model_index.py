@@ -92,7 +92,7 @@ def entry(name: str) -> dict:
     if folder == 'custom':
         cfg.model.head.num_classes = 10  # which a config of yours says
     length = next((key, cfg.train_cfg[key]) for key in ('max_epochs', 'max_iters') if key in cfg.train_cfg)
-    metadata = {'Trained Parameters': count_config(cfg), 'Training Data': data,
+    metadata = {'Trained Parameters': count(cfg), 'Training Data': data,
                 dict(max_epochs='Epochs', max_iters='Iterations')[length[0]]: length[1]}
     if cfg.get('task'):
         metadata['Task'] = cfg.task
@@ -104,13 +104,23 @@ def entry(name: str) -> dict:
         metadata['Frozen Weights' if method != 'Full' else 'Initial Weights'] = source
     metrics = metrics_of(name, method)
     return {'Name': name.removesuffix('.py'), 'In Collection': method, 'Config': f'configs/{name}',
-            'Metadata': metadata,
+            'Metadata': {key: value for key, value in metadata.items() if value is not None},
             'Results': metrics and [{'Task': TASKS[cfg.default_scope], 'Dataset': data, 'Metrics': metrics}]}
+
+
+def count(cfg) -> int | None:
+    """Of a model with a language model that is not here, docs/how-to/recipes.md has it."""
+    try:
+        return count_config(cfg)
+    except OSError:
+        return None
 
 
 def weights_of(node) -> str | None:
     """Where the first weights come from that a model's config names."""
     if isinstance(node, dict):
+        if node.get('model_name') and node.get('pretrained'):
+            return f'{node["model_name"]} of timm'
         path = node.get('checkpoint') or node.get('checkpoint_path')
         if isinstance(path, str):
             return WEIGHTS.get(Path(path).stem) or (path if ':' in path else f'configs/demo/{Path(path).name}')

@@ -50,7 +50,7 @@ def test_configs_are_plain():
         *(f'setr_{head}_vit_l_vpt_ade20k.py' for head in ('pup', 'naive', 'mla')),
         'camvid/setr_pup_vit_s_vpt_camvid.py',
         *(f'recipes/{name}_ade20k.py' for name in ('mask2former_swin_t', 'segmenter_vit_s', 'upernet_swin_t',
-                                                   'upernet_vit_b'))}
+                                                   'upernet_vit_b', 'upernet_dinov3_b', 'mask2former_dinov3_b'))}
     for name, text in texts.items():
         found = re.findall(r'__import__.*', text)
         assert found in ([], found[:1]) and all(

@@ -261,9 +261,10 @@ def test_missing_data_and_weights_are_named(tmp_path, monkeypatch):
         assert line in message
 
 
-def test_camvid_twins():
+@pytest.mark.parametrize('head', ['setr_pup', 'upernet', 'mask2former'])
+def test_camvid_twins(head):
     """One backbone, one head, one schedule; prompts are 12 × 10 rows of 384 numbers, and PRO-VPT has a policy."""
-    configs = {method: read(f'camvid/setr_pup_vit_s_{method}_camvid.py')
+    configs = {method: read(f'camvid/{head}_vit_s_{method}_camvid.py')
                for method in ('vpt', 'provpt', 'frozen', 'lora', 'full')}
     assert differences(configs['vpt'], configs['provpt']) == {'custom_hooks'}
     counts = {method: count_config(cfg) for method, cfg in configs.items()}

@@ -186,9 +186,9 @@ def _weight_files(node, key):
     if isinstance(node, dict):
         for name, value in node.items():
             init_cfg = name == 'checkpoint' and type_name(node) in ('Pretrained', 'PretrainedInit')
-            if (init_cfg or name in ('pretrained', 'checkpoint_path')) and _is_local(value):
-                # timm reads what it is given as checkpoint_path.
-                yield f'{key}.{name}', value, value, partial(weights_fault, published=name == 'checkpoint_path')
+            of_timm = name == 'checkpoint_path' or name == 'file' and key.endswith('.pretrained_cfg_overlay')
+            if (init_cfg or of_timm or name == 'pretrained') and _is_local(value):
+                yield f'{key}.{name}', value, value, partial(weights_fault, published=of_timm)
             else:
                 yield from _weight_files(value, f'{key}.{name}')
     elif isinstance(node, (list, tuple)):

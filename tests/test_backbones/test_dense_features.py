@@ -73,6 +73,30 @@ def test_prompts_relocation_and_small_checkpoints(model):
             assert torch.equal(ours, theirs)
 
 
+@torch.no_grad()
+def test_a_file_of_the_authors_of_dinov3(tmp_path):
+    """Their names, and their bias in one piece, are converted by timm."""
+    whole = randomise(timm.create_model(**VITS['dinov3']))
+    state = whole.state_dict()
+    for block in range(3):
+        q, v = (state.pop(f'blocks.{block}.attn.{part}_bias') for part in 'qv')
+        state[f'blocks.{block}.attn.qkv.bias'] = torch.cat([q, torch.zeros_like(q), v])
+        for number in '12':
+            state[f'blocks.{block}.ls{number}.gamma'] = state.pop(f'blocks.{block}.gamma_{number}')
+    state['storage_tokens'] = state.pop('reg_token')
+    theirs = {key.replace('mlp.fc1_g', 'mlp.w1').replace('mlp.fc1_x', 'mlp.w2').replace('mlp.fc2', 'mlp.w3'): value
+              for key, value in state.items() if not key.startswith('head.')}
+    torch.save({**theirs, 'mask_token': torch.zeros(1, 32), 'rope_embed.periods': torch.ones(4)}, tmp_path / 'meta.pth')
+    cfg = dict(VITS['dinov3'], type='mmprovpt.PromptedTIMMBackbone', features_only=True, out_indices=(2, ),
+               pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'meta.pth')),
+               prompts=dict(type='StaticPrompts', num_tokens=0))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        backbone = MODELS.build(cfg).eval()
+    backbone.init_weights()
+    x = images(maps(VITS['dinov3']))
+    assert torch.equal(backbone(x)[0], whole.eval().forward_intermediates(x, 1, intermediates_only=True)[0])
+
+
 @pytest.mark.parametrize('form', ['AdaptivePrompts', 'ShallowPrompts'])
 def test_other_forms_at_odd_sizes(form, model):
     case = maps(model)

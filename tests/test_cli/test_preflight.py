@@ -127,6 +127,8 @@ def test_published_weights(coco):
     with open('checkpoints/ViT-B_16.npz', 'wb') as f:
         f.write(b'PK\x03\x04 and no more')
     assert 'truncated checkpoint' in message(coco)
+    coco.model.backbone = dict(type='mmprovpt.PromptedTIMMBackbone', pretrained_cfg_overlay=dict(file='dinov3.pth'))
+    assert "model.backbone.pretrained_cfg_overlay.file = 'dinov3.pth': no such file" in message(coco)
 
 
 @pytest.mark.parametrize('url', ['https://a.b/c.pth', 'torchvision://resnet50', 's3:bucket/c.pth'])

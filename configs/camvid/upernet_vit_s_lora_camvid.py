@@ -1,0 +1,4 @@
+# LoRA: as its full fine-tuning twin, but of the backbone only low-rank updates of queries, keys and values are trained.
+_base_ = ['upernet_vit_s_full_camvid.py', '../_base_/lora.py']
+
+model = dict(backbone=dict(_base_.lora, _delete_=True, module=_base_.model.backbone))

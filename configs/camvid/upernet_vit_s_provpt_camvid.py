@@ -1,0 +1,4 @@
+# PRO-VPT: as its VPT twin, and a prompt relocates after each epoch.
+_base_ = ['upernet_vit_s_vpt_camvid.py', '../_base_/methods/relocation.py']
+
+custom_hooks = [dict(_base_.custom_hooks[0], interval=46, by_epoch=False)]
