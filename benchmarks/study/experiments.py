@@ -157,6 +157,14 @@ def main_(results: Path) -> list[Run]:
             for arm in settings(results, 'tune', ('average_accuracy', 'last_accuracy')) for task in TASKS]
 
 
+SAME = '0.3, 0.01'
+
+
+def same_setting(results: Path) -> list[Run]:
+    """VPT-Deep at the setting that won for PRO-VPT with its schedule: is it prompts that move, or the setting?"""
+    return [tuned(f'VPT-Deep at {SAME}', 10, task, seed) for seed in range(5) for task in TASKS]
+
+
 def longer(results: Path, epochs: int, tasks: tuple[str, ...]) -> list[Run]:
     """The methods that matter, at the settings that won for ten epochs by the average, trained longer."""
     matter = ('VPT-Deep', 'PRO-VPT, paper', 'PRO-VPT, authors', 're-birth in place', 're-birth in place, cosine')
@@ -274,6 +282,7 @@ MEASURES = dict(camvid=('average_miou', 'last_miou'), detection=('average_box_ap
 # By name; each is given the folder of results, for some go on from others.
 EXPERIMENTS: dict[str, Callable[[Path], list[Run]]] = dict(
     gain=gain, gain_all=gain_all, tune=tune, main=main_, layouts=layouts, recovery=recovery,
+    same_setting=same_setting,
     epochs_40=partial(longer, epochs=40, tasks=('category', 'size', 'cifar10_1k')),
     epochs_100=partial(longer, epochs=100, tasks=('size',)), tune_camvid=tune_camvid,
     tune_detection=tune_detection, camvid=partial(final_dense, 'camvid'), detection=partial(final_dense, 'detection'))

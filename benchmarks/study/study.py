@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from experiments import EXPERIMENTS, MEASURES, NEEDS, Run
+from experiments import EXPERIMENTS, MEASURES, METHODS, NEEDS, SAME, Run
 from mmengine.config import Config
 from tables import main_table, read_rows, table, winners
 from tqdm import tqdm
@@ -171,6 +171,11 @@ def tables_of(experiment: str, results: Path) -> str:
     rows = read_rows(results / f'{experiment}.jsonl')
     if not rows:
         return f'{experiment}: nothing yet'
+    if experiment == 'same_setting':
+        rows += read_rows(results / 'main.jsonl')
+        arms = {method: f'{method} at {SAME}' for method in METHODS}
+        return '\n\n'.join(f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
+                           for measure in ('average_accuracy', 'last_accuracy'))
     if experiment not in NEEDS:
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
