@@ -33,7 +33,7 @@ PLACES = {
     'Allocators: `allocator` of `PromptRelocationHook`': ALLOCATORS,
     'Arrivals: `arrival` of `PromptRelocationHook`': ARRIVALS,
     'Optimizer wrappers: `optim_wrapper`': OPTIM_WRAPPERS,
-    'Backbones and necks: `model.backbone`, `model.neck`': MODELS,
+    'Models, backbones and necks: `model`, `model.backbone`, `model.neck`': MODELS,
     'Data sets: `dataset` of a dataloader': DATASETS,
 }
 

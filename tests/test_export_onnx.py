@@ -183,6 +183,96 @@ def test_a_segmentor(call, write, tmp_path):
     assert_prompts_are_folded(tmp_path / 'model.onnx')
 
 
+def run_with(path, images, npz):
+    """Outputs of normalised images (B, 3, H, W), with prompts of a file."""
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return [torch.from_numpy(each) for each in session.run(None, dict(image=images.numpy(), **np.load(npz)))]
+
+
+@pytest.mark.parametrize('name, size', [('vit', 32), ('swin', 42), ('setr', 32)])
+def test_one_graph_serves_every_set(name, size, call, write, tmp_path, capsys):
+    """Sets of other numbers in other blocks, none included; with none, the model is upstream's."""
+    model = write(name)
+    config, weights, graph = tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx'
+    call(config, weights, graph, '--prompts-as-inputs', '--shape', size, size)
+    assert 'model.npz: ' in capsys.readouterr().out
+    state = model.state_dict()
+    images = torch.randn(2, 3, size, size)
+    outputs = []
+    for number, counts in enumerate(([3, 0], [2, 5], [1, 1], [0, 4])):
+        cfg = Config.fromfile(config)
+        cfg.model.backbone.prompts.num_tokens = counts
+        other = build_model(cfg).eval()
+        other.load_state_dict({**other.state_dict(), **{
+            key: value for key, value in state.items() if 'prompts.' not in key}})
+        torch.nn.init.normal_(other.backbone.prompts.tokens)
+        other.backbone.prompts.relocate(0, 1)
+        torch.save(dict(state_dict=other.state_dict()), tmp_path / f'{number}.pth')
+        call(config, tmp_path / f'{number}.pth', tmp_path / f'{number}.npz', '--for', graph, '--cfg-options',
+             f'model.backbone.prompts.num_tokens={counts}')
+        expected = logits_of(other, images)
+        outputs.append(expected)
+        got, = run_with(graph, images, tmp_path / f'{number}.npz')
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert not any(torch.allclose(outputs[0], each, atol=1e-3) for each in outputs[1:])
+    got, = run_with(graph, images, tmp_path / 'model.npz')
+    torch.testing.assert_close(got, logits_of(model, images), rtol=0, atol=1e-4 * float(got.abs().max()))
+    # A set of a model with another head would give plausible logits.
+    name, head = next((name, value) for name, value in other.named_parameters() if name.endswith(
+        ('fc.weight', 'layers.head.weight', 'conv_seg.weight')))
+    head.data.mul_(1.1)
+    torch.save(dict(state_dict=other.state_dict()), tmp_path / 'other.pth')
+    with pytest.raises(SystemExit, match='its backbone or head has other weights. .*other.npz is not written'):
+        call(config, tmp_path / 'other.pth', tmp_path / 'other.npz', '--for', graph, '--cfg-options',
+             f'model.backbone.prompts.num_tokens={counts}')
+    assert not (tmp_path / 'other.npz').exists()
+
+
+@torch.no_grad()
+def logits_of(model, images):
+    """Of normalised images."""
+    if hasattr(model, 'decode_head'):
+        return model.encode_decode(images, [dict(img_shape=images.shape[2:], ori_shape=images.shape[2:],
+                                                 pad_shape=images.shape[2:], padding_size=[0] * 4)] * len(images))
+    return model(images, mode='tensor')
+
+
+def test_the_backbone_of_a_detector(call, tmp_path):
+    """One graph of it for all sets and all heads."""
+    config = Config.fromfile(ROOT / 'configs/demo/mask_rcnn_swin_mini_vpt_digits.py')
+    config.model.backbone.update(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], init_cfg=None)
+    config.model.backbone.prompts.num_tokens = [2, 0, 1, 3]
+    config.model.neck.in_channels = [8, 16, 32, 64]
+    config.dump(str(tmp_path / 'config.py'))
+    model = build_model(Config.fromfile(tmp_path / 'config.py')).eval()
+    torch.nn.init.normal_(model.backbone.prompts.tokens)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    call(tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx', '--backbone-only',
+         '--prompts-as-inputs', '--shape', 64, 64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.backbone(images)
+    got = run_with(tmp_path / 'model.onnx', images, tmp_path / 'model.npz')
+    assert len(got) == len(expected) == 4
+    for one, other in zip(got, expected):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+
+
+def test_prompts_that_are_no_inputs(call, write, tmp_path):
+    write('vapt')
+    files = tmp_path / 'config.py', tmp_path / 'model.pth', tmp_path / 'model.onnx'
+    with pytest.raises(SystemExit, match='AdaptivePrompts cannot be inputs of a graph, for they follow from the image'):
+        call(*files, '--prompts-as-inputs')
+    write('vit')
+    with pytest.raises(SystemExit, match=r'model.onnx: .npz is what --for GRAPH.onnx writes'):
+        call(*files, '--for', tmp_path / 'other.onnx')
+    with pytest.raises(SystemExit, match='other.onnx cannot be read as an ONNX graph'):
+        call(*files[:2], tmp_path / 'model.npz', '--for', tmp_path / 'other.onnx')
+    call(*files)
+    with pytest.raises(SystemExit, match='model.onnx has the inputs image, not those for the prompts of this model'):
+        call(*files[:2], tmp_path / 'model.npz', '--for', files[2])
+
+
 def test_another_graph_is_not_written(call, write, tmp_path, monkeypatch):
     write('vit')
     trace = export_onnx._trace
