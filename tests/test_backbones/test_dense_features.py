@@ -63,7 +63,8 @@ def test_prompts_relocation_and_small_checkpoints(model):
                     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
                 expected = torch.autograd.grad(loss(upstream, x), rows)
             for block, grad in enumerate(expected):
-                torch.testing.assert_close(prompts.tokens.grad[prompts.block_index == block], grad, rtol=1e-4, atol=1e-4)
+                own = prompts.tokens.grad[prompts.block_index == block]
+                torch.testing.assert_close(own, grad, rtol=1e-4, atol=1e-4)
     small = tuned_state_dict(prompted)
     assert all(key.startswith('prompts.') for key in small)
     other = build(case, dict(num_tokens=[3, 2])).eval()
