@@ -99,7 +99,7 @@ BLOCKS = dict.fromkeys(SHRINK, SWIN_T)
 BLOCKS.update(mask_rcnn_vit_b_sfp_coco=[768] * 12, upernet_vit_b_ade20k=[768] * 12, segmenter_vit_s_ade20k=[384] * 12,
               swin_l_cub=[192] * 2 + [384] * 2 + [768] * 18 + [1536] * 2,
               cascade_mask_rcnn_swin_b_coco=[128] * 2 + [256] * 2 + [512] * 18 + [1024] * 2)
-BLOCKS.update({name: [1024] * 24 if '_l_' in name else [768] * 12 for name in SHRINK if 'dinov3' in name})
+BLOCKS.update({name: [1024] * 24 if 'dinov3_l_' in name else [768] * 12 for name in SHRINK if 'dinov3' in name})
 # Those that have baselines without prompts.
 BASED = ['upernet_dinov3_b_{}ade20k', 'mask2former_dinov3_b_{}ade20k', 'mask_rcnn_dinov3_b_sfp_{}coco',
          'cascade_mask_rcnn_swin_b_{}coco']
@@ -233,7 +233,8 @@ def whole_grounding_dino(monkeypatch):
     monkeypatch.setattr(dino_layers, 'coordinate_to_encoding', lambda boxes, num_feats: original(boxes, num_feats // 2))
 
 
-@pytest.mark.parametrize('name', SHRINK)
+# A ViT-L that is made small is a ViT-B that is made small.
+@pytest.mark.parametrize('name', [name for name in SHRINK if 'dinov3_l_' not in name])
 def test_trains_relocates_reloads(name, data, tmp_path, plain_logs, request):
     if name.startswith('grounding_dino'):
         request.getfixturevalue('whole_grounding_dino')
@@ -279,7 +280,7 @@ def test_full_size(name, data):
     model, widths = build_uninitialised(cfg).eval(), BLOCKS[name]
     assert model.backbone.prompts.widths == widths
     # MMPretrain's map would be smaller than a window. A ViT-L is one more of the same, and slow.
-    if cfg.default_scope != 'mmpretrain' and '_l_' not in name:
+    if cfg.default_scope != 'mmpretrain' and 'dinov3_l_' not in name:
         with torch.no_grad():
             model.extract_feat(torch.zeros(1, 3, SIZE, SIZE))
     rest = sum(p.numel() for key, p in model.named_parameters() if not key.startswith('backbone.') and p.requires_grad)

@@ -70,10 +70,14 @@ def build_uninitialised(cfg: Config, part: str = '') -> nn.Module:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leave out all of torch.nn.init, which takes most of the time and of the memory that building a model takes."""
+    """Leave out all of torch.nn.init, which takes most of the time and of the memory that building a model takes.
+
+    And the draws of which timm and others make an init of their own.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if getattr(func, '__module__', None) == 'torch.nn.init':
+        draws = getattr(func, '__name__', None) in ('normal_', 'uniform_', 'erfinv_')
+        if getattr(func, '__module__', None) == 'torch.nn.init' or draws:
             return kwargs['tensor'] if 'tensor' in kwargs else args[0]
         return func(*args, **kwargs)
