@@ -21,7 +21,7 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data demo demo-seg demo-cls demo-multi test lint docs wheel-check
+.PHONY: help setup data demo demo-seg demo-cls demo-multi test lint docs wheel-check serve-check
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
@@ -30,6 +30,7 @@ help:
 	@echo 'make lint    set up, then run ruff and mypy'
 	@echo 'make docs    set up, then build the site of the documents, build/docs/index.html'
 	@echo 'make wheel-check   set up, then build sdist and wheel, and work with the wheel outside this folder'
+	@echo 'make serve-check   set up, then start the server of examples/serve.py and ask it by real clients'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
 	@echo 'make data    only write the embedded data'
 
@@ -129,3 +130,13 @@ docs: $(DOCS)/stamp-$(call sum,docs.txt)
 
 wheel-check: $(PACKAGE)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/wheel_check.py
+
+SERVE := .venv-serve
+$(SERVE)/stamp-$(call sum,serve.txt): | $(PACKAGE)
+	$(PY) -m venv --clear $(SERVE)
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(SERVE)/lib/python3*/site-packages)/others.pth
+	$(SERVE)/bin/python -m pip install --quiet -r requirements/serve.txt
+	@touch $@
+
+serve-check: $(SERVE)/stamp-$(call sum,serve.txt)
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(SERVE)/bin/python -m pytest tests/test_serve.py

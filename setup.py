@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent
 # What a clone has beside the package goes into it as mmprovpt/.mim, where MIM and mmprovpt.shipped look.
 SHIPPED = ('configs', 'tools', 'docs', 'examples', 'requirements', 'model-index.yml')
-SUFFIXES = {'.py', '.sh', '.md', '.yml', '.json', '.txt', '.rst', '.pth', '.png', '.svg'}
+SUFFIXES = {'.py', '.sh', '.md', '.yml', '.json', '.txt', '.rst', '.pth', '.png', '.svg', '.html'}
 
 
 class BuildShipped(build_py):

@@ -21,7 +21,7 @@ from mmprovpt import tuned_state_dict
 from mmprovpt.cli.options import read_config
 from mmprovpt.cli.runner import build_model, load_weights
 from mmprovpt.cli.user_errors import user_errors
-from mmprovpt.tasks import single_task
+from mmprovpt.tasks import take_task
 
 
 def build(cfg, checkpoint):
@@ -30,13 +30,7 @@ def build(cfg, checkpoint):
     model.init_weights()
     if checkpoint:
         load_weights(model, checkpoint)
-    frozen = {key: value for key, value in model.backbone.state_dict().items() if not key.startswith('prompts.')}
-    alone = {}
-    for task in model.tasks:
-        alone[task] = build_model(single_task(cfg, task))
-        alone[task].backbone.load_state_dict(frozen)
-        alone[task].load_state_dict(model.task_state_dict(task))
-    return model.eval(), {task: each.eval() for task, each in alone.items()}
+    return model.eval(), {task: take_task(model, cfg, task) for task in model.tasks}
 
 
 def first_batches(cfg, task, count):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from matrix import randomise
 from mmengine.config import Config
+from tasks_toy import build, joined
 
 from mmprovpt import tuned_state_dict
 from mmprovpt.cli import export_onnx
@@ -256,6 +257,25 @@ def test_the_backbone_of_a_detector(call, tmp_path):
     assert len(got) == len(expected) == 4
     for one, other in zip(got, expected):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+
+
+def test_one_backbone_for_several_tasks(call, tmp_path):
+    """Of one checkpoint of several tasks: one graph, and a file of prompts for each."""
+    cfg = joined()
+    cfg.dump(str(tmp_path / 'config.py'))
+    model = build(cfg).eval()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    files, graph = (tmp_path / 'config.py', tmp_path / 'model.pth'), tmp_path / 'backbone.onnx'
+    call(*files, graph, '--task', 'detect', '--backbone-only', '--prompts-as-inputs', '--shape', 32, 32)
+    call(*files, tmp_path / 'classify.npz', '--task', 'classify', '--for', graph)
+    images = torch.randn(2, 3, 32, 32)
+    for task, prompts in dict(detect='backbone.npz', classify='classify.npz').items():
+        with torch.no_grad():
+            expected = model.tasks[task].backbone(images)
+        for one, other in zip(run_with(graph, images, tmp_path / prompts), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+    with pytest.raises(SystemExit, match='config.py is of several tasks: --task says which'):
+        call(*files, graph)
 
 
 def test_prompts_that_are_no_inputs(call, write, tmp_path):

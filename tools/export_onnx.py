@@ -40,6 +40,7 @@ def parse_args():
     prompts.add_argument('--prompts-as-inputs', action='store_true', help="prompts' keys and values are inputs")
     prompts.add_argument('--for', type=Path, dest='graph', metavar='GRAPH',
                          help='write no graph, but the inputs of one that was written by --prompts-as-inputs')
+    parser.add_argument('--task', help='which one of a MultiTaskModel')
     parser.add_argument(
         '--shape', type=int, nargs=2, metavar=('H', 'W'),
         help='size of images; by default that of sliding windows, or else the one that the backbone is built for')
@@ -60,10 +61,19 @@ def default_shape(model):
 
 def load_model(args):
     require_weights(args.checkpoint)
-    model = build_model(read_scoped_config(args.config, args.cfg_options))
+    cfg = read_scoped_config(args.config, args.cfg_options)
+    model = build_model(cfg)
+    several = hasattr(model, 'tasks')
+    if several != (args.task is not None):
+        raise ConfigError(f'{args.config} is of several tasks: --task says which' if several
+                          else f'--task {args.task}, but {args.config} is of a single one')
+    checked = model.tasks[args.task] if several and args.task in model.tasks else model
     if not args.backbone_only and args.graph is None:
-        Logits(model, (1, 1))  # refuses what cannot be exported, before weights are read
+        Logits(checked, (1, 1))  # refuses what cannot be exported, before weights are read
     load_weights(model, args.checkpoint)
+    if several:
+        from mmprovpt.tasks import take_task
+        return take_task(model, cfg, args.task)
     return model
 
 

@@ -27,7 +27,7 @@ def count_trainable(model: nn.Module, allocator: Allocator | None = None) -> int
     model = model.module if is_model_wrapper(model) else model
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     # Of any number of backbones, also of none.
-    for prompts in (module for module in model.modules() if isinstance(module, PromptSet)):
+    for prompts in (module for module in model.modules() if isinstance(module, PromptSet) and module.wants_grad):
         count += prompts.num_active - sum(each.numel() for each in prompts.parameters() if each.requires_grad)
     networks = [value for value in vars(allocator).values() if isinstance(value, nn.Module)] if allocator else []
     return count + sum(parameter.numel() for network in networks for parameter in network.parameters())

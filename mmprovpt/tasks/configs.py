@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.registry import MODELS
+
+from .model import MultiTaskModel
 
 _PREFIX = 'mmprovpt.Prompted'
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -79,6 +84,26 @@ def single_task(cfg: Config | dict, name: str) -> Config:
         by_epoch = 'Epoch' in single.train_cfg.pop('type')
         single.train_cfg.by_epoch = by_epoch
     return single
+
+
+def take_task(model: MultiTaskModel, cfg: Config | dict, name: str) -> nn.Module:
+    """A model of its own for one task, with a copy of its weights and of the backbone's.
+
+    Args:
+        model: Built of ``cfg``, with its weights.
+        cfg: See :func:`single_task`.
+        name: Of the task.
+
+    Returns:
+        Upstream's model, in eval mode.
+    """
+    single = single_task(cfg, name)
+    with DefaultScope.overwrite_default_scope(single.default_scope):
+        alone = MODELS.build(single.model)
+    alone.backbone.load_state_dict({key: value for key, value in model.backbone.state_dict().items()
+                                    if not key.startswith('prompts.')})
+    alone.load_state_dict(model.task_state_dict(name))
+    return alone.eval()
 
 
 def _without_prompts(backbone: dict, scope: str, task: str) -> tuple[dict, dict]:

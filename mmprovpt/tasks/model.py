@@ -1,9 +1,11 @@
 """One frozen backbone and several tasks, each with prompts and with a whole model of upstream behind them."""
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseDataPreprocessor, BaseModel, ModuleDict
 from torch import nn
@@ -13,11 +15,14 @@ from mmprovpt.errors import CheckpointError, ConfigError
 from mmprovpt.registry import MODELS
 from mmprovpt.trust import load_weights
 
+_here = threading.local()
+
 
 class TaskBackbone:
     """The shared backbone as the model of one task has it: called, it reads this task's prompts.
 
-    It is no module, so the backbone has one name in the state dict, and is trained, moved and copied once.
+    It is no module, so the backbone has one name in the state dict, and is trained, moved and copied once. Where this
+    thread has the outputs already (``MultiTaskModel.predict_mixed``), it gives those.
     """
 
     def __init__(self, backbone: nn.Module, name: str) -> None:
@@ -26,6 +31,8 @@ class TaskBackbone:
 
     def __call__(self, *args, **kwargs) -> Any:
         """As upstream."""
+        if getattr(_here, 'outputs', None) is not None:
+            return _here.outputs
         with using_prompts(self.shared, self.name):
             return self.shared(*args, **kwargs)
 
@@ -108,6 +115,40 @@ class MultiTaskModel(BaseModel):
             if name not in self.trained:
                 model.eval()
         return self
+
+    @torch.no_grad()
+    def predict_mixed(self, batches: Sequence[dict]) -> list[list]:
+        """Predictions for batches of different tasks, by one forward of the backbone for all images of a size.
+
+        They are those of ``test_step`` batch by batch, to rounding. Several threads may call it.
+
+        Args:
+            batches: As the loops give them, each with ``task``; the model is in eval mode.
+
+        Returns:
+            For each batch its predictions.
+
+        Raises:
+            ConfigError: A batch has no task, or one that is not there.
+        """
+        given = [self.data_preprocessor(batch, False) for batch in batches]
+        sizes: dict = {}
+        for number, each in enumerate(given):
+            sizes.setdefault(each['inputs'].shape[1:], []).append(number)
+        results: list = [None] * len(given)
+        for numbers in sizes.values():
+            images = [given[number]['inputs'] for number in numbers]
+            names = [given[number]['task'] for number, each in zip(numbers, images) for _ in each]
+            with using_prompts(self.backbone, names):
+                outputs = self.backbone(torch.cat(images))
+            parts = zip(*(output.split([len(each) for each in images]) for output in outputs))
+            for number, part in zip(numbers, parts):
+                _here.outputs = type(outputs)(part)
+                try:
+                    results[number] = self._run_forward(given[number], mode='predict')
+                finally:
+                    _here.outputs = None
+        return results
 
     def task_state_dict(self, name: str) -> dict:
         """The small checkpoint of one task: of its single-task model, key by key (:func:`mmprovpt.tuned_state_dict`).

@@ -273,6 +273,20 @@ def test_what_is_refused(change, message):
         mmprovpt.MultiTaskModel(**{**dict(backbone=cfg.model.backbone, tasks=cfg.model.tasks), **change})
 
 
+def test_batches_of_several_tasks_at_once(batches):
+    """Of one size, so that one forward of the backbone serves all."""
+    model = build(joined()).eval()
+    calls = []
+    model.backbone.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    given = [dict(copy.deepcopy(batches[task]), task=task) for task in ('detect', 'classify', 'segment', 'classify')]
+    results = model.predict_mixed(copy.deepcopy(given))
+    assert calls == [8] and [len(each) for each in results] == [2] * 4
+    for batch, result in zip(given, results):
+        expected, got = predictions(model, batch), [tensor for sample in result for tensor in plain(sample)]
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_a_batch_without_its_task(batches):
     model = build(joined())
     with pytest.raises(ConfigError, match='a batch of task=None, but the tasks are detect, segment, classify'):
