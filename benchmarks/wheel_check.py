@@ -69,7 +69,8 @@ def install(wheel: Path, folder: Path, mim: bool, env: dict) -> Path:
         run('install MIM', python, '-m', 'pip', 'install', '--quiet', 'openmim', 'setuptools<81', cwd=folder, env=env)
     packages, = folder.glob('lib/python3*/site-packages')
     # A path alone: files *.pth there, such as that of an editable install of mmprovpt, are not read.
-    (packages / 'others.pth').write_text('\n'.join(path for path in sys.path if path.endswith('-packages')) + '\n')
+    others = [path for path in sys.path if path.endswith('-packages')]
+    (packages / 'others.pth').write_text('\n'.join(others) + '\n', encoding='utf-8')
     return folder / 'bin'
 
 

@@ -15,7 +15,8 @@ def test_no_config_is_missing_or_unknown():
     expected |= {f'custom/vit_b_{method}_folder.py' for method in METHODS + BASELINES}
     expected |= {pattern.format(method) for pattern, (methods, _) in FAMILIES.items() for method in methods}
     folders = ('vtab1k', 'fgvc', 'miniature_vtab', 'custom')
-    assert {f'{folder}/{path.name}' for folder in folders for path in (ROOT / 'configs' / folder).iterdir()} == expected
+    assert {f'{folder}/{path.name}' for folder in folders
+            for path in (ROOT / 'configs' / folder).glob('*.py')} == expected
     for benchmark, known in (('vtab1k', BY_NAME), ('fgvc', FGVC_TASKS)):
         assert {task: entry.num_classes for task, entry in known.items()} \
             == {task: classes for task, (classes, _) in TASKS[benchmark].items()}

@@ -14,13 +14,14 @@ PACKAGE = Path(__file__).parents[1] / 'mmprovpt'
 LAYERS = [
     ['version'],
     ['__init__', 'errors'],
-    ['files', 'kinds', 'log', 'registry', 'trust'],
+    ['files', 'kinds', 'log', 'older_torch', 'registry', 'shipped', 'trust'],
     ['attention', 'prompts', 'relocation'],
     ['backbones'],
     ['datasets', 'tasks', 'visualization'],
     ['hooks'],
     ['cli'],
     ['sweep'],
+    ['__main__'],
 ]
 RANKS = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 

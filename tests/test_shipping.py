@@ -61,7 +61,7 @@ def test_the_wheel_has_all(installed):
     assert [line for line in needed if 'extra ==' not in line] == ['torch>=2.1']
     assert not [line for line in needed if 'mmcv' in line]
     extras = set(re.findall(r"extra == [\"'](\w+)", '\n'.join(needed)))
-    assert extras == {'all', 'cls', 'data', 'det', 'onnx', 'plots', 'seg', 'sweep', 'tests', 'text', 'timm'}
+    assert extras == {'all', 'cls', 'data', 'det', 'onnx', 'plots', 'seg', 'serve', 'sweep', 'tests', 'text', 'timm'}
     assert set(packages.EXTRAS.values()) < extras
 
 

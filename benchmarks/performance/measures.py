@@ -38,7 +38,7 @@ def free_memory(device):
 
 
 def _status(key):
-    return int(re.search(rf'{key}:\s+(\d+)', Path('/proc/self/status').read_text()).group(1)) / 1024
+    return int(re.search(rf'{key}:\s+(\d+)', Path('/proc/self/status').read_text(encoding='utf-8')).group(1)) / 1024
 
 
 def peak_above(call, device):
@@ -54,7 +54,7 @@ def peak_above(call, device):
         call()
         wait_for(device)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path('/proc/self/clear_refs').write_text('5')  # VmHWM starts anew
+    Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')  # VmHWM starts anew
     before = _status('VmRSS')
     call()
     return _status('VmHWM') - before

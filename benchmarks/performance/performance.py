@@ -269,7 +269,7 @@ def run(plan, clock, args, save):
 
 def about(args):
     device = torch.cuda.get_device_name() if args.device == 'cuda' else next(
-        (line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
+        (line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
          if line.startswith('model name')), platform.machine())
     return dict(device=device, gpu=args.device == 'cuda', threads=torch.get_num_threads(), torch=torch.__version__,
                 python=platform.python_version(), library=args.library, command=' '.join(sys.argv[1:]))
@@ -311,11 +311,11 @@ def main(argv=None):
         report['rows'].append(result)
         for name, text in (('json', json.dumps(report, indent=1)), ('md', tables.tables(report))):
             file = args.out / f'performance.{name}'
-            file.with_suffix('.part').write_text(text)
+            file.with_suffix('.part').write_text(text, encoding='utf-8')
             file.with_suffix('.part').replace(file)
 
     run(plan, Clock(args.seconds), args, save)
-    print((args.out / 'performance.md').read_text())
+    print((args.out / 'performance.md').read_text(encoding='utf-8'))
 
 
 if __name__ == '__main__':

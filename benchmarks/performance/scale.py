@@ -96,11 +96,11 @@ def periods(counts):
     """Of a run as long as the last: the latest tenth's time to close a period, and bytes of the state."""
     relocation = session(12, 120)
     found, times = {}, []
-    with tempfile.TemporaryFile('w') as log:
+    with tempfile.TemporaryFile('w', encoding='utf-8') as log:
         for number in range(1, max(counts) + 1):
             times.append(close(relocation, log))
             if number in counts:
-                with tempfile.TemporaryFile() as file:
+                with tempfile.TemporaryFile('w+b') as file:
                     torch.save(relocation.state_dict(), file)
                     latest = times[-max(number // 10, 5):]
                     found[number] = dict(ms=[cpu for _, cpu in latest], mib=file.tell() / 2**20)
@@ -113,16 +113,16 @@ def worker(rank, world, folder, count):
     if world > 1:
         distributed.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world)
     relocation = session(BLOCKS, PROMPTS)
-    with open(f'{folder}/log{rank}', 'w') as log:
+    with open(f'{folder}/log{rank}', 'w', encoding='utf-8') as log:
         times = [close(relocation, log) for _ in range(count + 3)][3:]  # the first warm up
     if rank == 0:
-        Path(folder, 'times').write_text(json.dumps(times))
+        Path(folder, 'times').write_text(json.dumps(times), encoding='utf-8')
 
 
 def processes(world, count=30):
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(worker, (world, folder, count), nprocs=world)
-        times = json.loads(Path(folder, 'times').read_text())
+        times = json.loads(Path(folder, 'times').read_text(encoding='utf-8'))
         return dict(ms=[cpu for _, cpu in times], wall=[wall for wall, _ in times])
 
 
@@ -174,11 +174,12 @@ def main(argv=None):
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / 'scale.json'
-    report = json.loads(file.read_text()) if file.exists() else {}  # --only goes on where another run stopped
+    # --only goes on where another run stopped.
+    report = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
 
     def save(what, found):
         report[what] = found
-        file.write_text(json.dumps(report, indent=1))
+        file.write_text(json.dumps(report, indent=1), encoding='utf-8')
         draw({name: report[name] for name in SIZES if name in report}, args.out / 'scale.png')
 
     measure(args.only, args.rounds, save)
