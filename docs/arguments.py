@@ -39,12 +39,13 @@ PLACES = {
 
 
 def registered(place) -> dict[str, type]:
-    """Name in a config → class."""
+    """Name in a config → class, of the package's own."""
     if isinstance(place, Kinds):
-        return dict(place)
-    place.import_from_location()
-    return {f'mmprovpt.{name}': cls for name, cls in sorted(place.module_dict.items())
-            if cls.__module__.startswith('mmprovpt.')}
+        found = dict(place)
+    else:
+        place.import_from_location()
+        found = {f'mmprovpt.{name}': cls for name, cls in sorted(place.module_dict.items())}
+    return {name: cls for name, cls in found.items() if cls.__module__.startswith('mmprovpt.')}
 
 
 def markdown(text: str) -> str:
