@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 import matplotlib.pyplot as plt
-from experiments import EXPERIMENTS, MEASURES, NEEDS
+from experiments import EXPERIMENTS, MEASURES, NEEDS, SAME
 from matplotlib.axes import Axes
 from tables import interval, paired, read_rows, winners
 
@@ -28,8 +28,13 @@ def lines_of(results: Path, experiment: str) -> tuple[list[dict], dict[str, dict
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     tuning = read_rows(results / f'{NEEDS[experiment]}.jsonl')
     run = {row['arm'] for row in rows}
-    return rows, {measure.partition('_')[0]: {method: arm for method, arm in winners(tuning, measure).items()
-                                              if arm in run} for measure in measures}, 'VPT-Deep'
+    arms = {measure.partition('_')[0]: {method: arm for method, arm in winners(tuning, measure).items()
+                                        if arm in run} for measure in measures}
+    if experiment == 'main':  # beside what has this setting
+        rows += read_rows(results / 'same_setting.jsonl')
+        for when in arms:
+            arms[when][f'VPT-Deep at {SAME}'] = f'VPT-Deep at {SAME}'
+    return rows, arms, 'VPT-Deep'
 
 
 def draw(axes: Axes, rows: Sequence[dict], arms: dict[str, dict[str, str]], baseline: str, measure: str,
