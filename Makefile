@@ -115,13 +115,17 @@ lint: $(PACKAGE)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# In an environment of its own, which sees the packages of the other by a path.
+# An environment of its own, which sees the packages of the other by a path.
+define make_venv
+$(PY) -m venv --clear $(@D)
+$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(@D)/lib/python3*/site-packages)/others.pth
+$(@D)/bin/python -m pip install --quiet -r requirements/$(1)
+@touch $@
+endef
+
 DOCS := .venv-docs
 $(DOCS)/stamp-$(call sum,docs.txt): | $(PACKAGE)
-	$(PY) -m venv --clear $(DOCS)
-	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(DOCS)/lib/python3*/site-packages)/others.pth
-	$(DOCS)/bin/python -m pip install --quiet -r requirements/docs.txt
-	@touch $@
+	$(call make_venv,docs.txt)
 
 # Warnings are errors, links within the site among them.
 docs: $(DOCS)/stamp-$(call sum,docs.txt)
@@ -133,10 +137,7 @@ wheel-check: $(PACKAGE)
 
 SERVE := .venv-serve
 $(SERVE)/stamp-$(call sum,serve.txt): | $(PACKAGE)
-	$(PY) -m venv --clear $(SERVE)
-	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(SERVE)/lib/python3*/site-packages)/others.pth
-	$(SERVE)/bin/python -m pip install --quiet -r requirements/serve.txt
-	@touch $@
+	$(call make_venv,serve.txt)
 
 serve-check: $(SERVE)/stamp-$(call sum,serve.txt)
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(SERVE)/bin/python -m pytest tests/test_serve.py

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 import add_provpt
 from mmengine.logging import MMLogger
 from mmengine.utils import get_installed_path
+from pages import write_between
 
 from mmprovpt.errors import ConfigError
 
@@ -119,13 +120,7 @@ def main():
         if args.patterns or results[name][0] == 'traceback':
             print(name, *results[name], sep=': ', flush=True)
     print(f'{time.time() - start:.0f} s, {time.process_time():.0f} s of a CPU, for {len(results)} configs')
-    text = table(results)
-    if args.out is None:
-        print(text)
-    else:
-        page = args.out.read_text(encoding='utf-8')
-        args.out.write_text(re.sub(f'{MARKS[0]}.*{MARKS[1]}', lambda _: f'{MARKS[0]}\n{text}\n{MARKS[1]}', page,
-                                   flags=re.S), encoding='utf-8')
+    write_between(MARKS, table(results), args.out)
     if any(result == 'traceback' for result, _ in results.values()):
         sys.exit('some end in a traceback')
 

@@ -14,7 +14,6 @@ import collections
 import contextlib
 import copy
 import logging
-import re
 import signal
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import timm
 import torch
+from pages import write_between
 from timm.models import list_models, model_entrypoint
 
 from mmprovpt import inject_prompts, tuned_state_dict
@@ -233,13 +233,7 @@ def main():
     print(f'{time.time() - start:.0f} s, {time.process_time():.0f} s of a CPU, for {len(results)} names, '
           f'at most {slowest[1]:.0f} s ({slowest[0]}); '
           f'of those that work ran {dict(sizes)}, not small {larger}')
-    text = table(results)
-    if args.out is None:
-        print(text)
-    else:
-        page = args.out.read_text(encoding='utf-8')
-        args.out.write_text(re.sub(f'{MARKS[0]}.*{MARKS[1]}', lambda _: f'{MARKS[0]}\n{text}\n{MARKS[1]}', page,
-                                   flags=re.S), encoding='utf-8')
+    write_between(MARKS, table(results), args.out)
     unexplained = {family(name) for name, (result, _) in results.items() if result == 'refused'} - set(REASONS)
     if unexplained or any(result == 'crashes' for result, _ in results.values()):
         sys.exit(f'without a reason: {sorted(unexplained)}' if unexplained else 'some crash')

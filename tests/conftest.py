@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
@@ -42,5 +43,6 @@ def unformatted(monkeypatch):
 
 def _forget():
     DefaultScope._instance_dict.clear()
-    for kind in (Visualizer, *Visualizer.__subclasses__()):
+    # Runs are named by the second: one begun within another's would write into that one's log.
+    for kind in (MMLogger, Visualizer, *Visualizer.__subclasses__()):
         kind._instance_dict.clear()

@@ -1,17 +1,14 @@
 """benchmarks/config_trial.py on a few configs, and the page that it writes."""
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
+import config_trial
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs/reference/installed_configs.md'
-spec = importlib.util.spec_from_file_location('benchmarks_config_trial', ROOT / 'benchmarks/config_trial.py')
-config_trial = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(config_trial)
 
 
 def run(monkeypatch, *args):

@@ -1,10 +1,9 @@
 """benchmarks/performance: that every row becomes a line, what fails is said, and the arithmetic of its tables."""
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from benchmark_modules import modules_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -12,12 +11,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope='module')
 def harness():
     """The modules, which stand beside each other, by their names."""
-    folder = str(ROOT / 'benchmarks/performance')
-    sys.path.insert(0, folder)
-    try:
-        yield {name: importlib.import_module(name) for name in ('performance', 'tables', 'scale')}
-    finally:
-        sys.path.remove(folder)
+    with modules_of('performance', 'performance', 'tables', 'scale') as modules:
+        yield modules
 
 
 def test_end_to_end(harness, tmp_path, monkeypatch):

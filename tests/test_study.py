@@ -1,12 +1,11 @@
 """benchmarks/study: its arithmetic, its controls, and that its experiments are made of configs that exist."""
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import modules_of
 
 from mmprovpt.errors import ConfigError
 
@@ -16,12 +15,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope='module')
 def study():
     """The modules of the study, which stand beside each other, by their names."""
-    folder = str(ROOT / 'benchmarks/study')
-    sys.path.insert(0, folder)
-    try:
-        yield {name: importlib.import_module(name) for name in ('experiments', 'tables', 'parts', 'study', 'page')}
-    finally:
-        sys.path.remove(folder)
+    with modules_of('study', 'experiments', 'tables', 'parts', 'study', 'page') as modules:
+        yield modules
 
 
 def test_interval_by_hand(study):

@@ -1,17 +1,14 @@
 """benchmarks/timm_names.py on a few names, and the page that it writes."""
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import timm
+import timm_names
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / 'docs/reference/timm_models.md'
-spec = importlib.util.spec_from_file_location('benchmarks_timm_names', ROOT / 'benchmarks/timm_names.py')
-timm_names = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(timm_names)
 
 
 @pytest.fixture(autouse=True)

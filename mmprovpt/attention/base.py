@@ -3,7 +3,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmprovpt.errors import ConfigError
 
@@ -137,21 +137,14 @@ class PromptedAttention:
         rows = handed.rows
         assert rows is not None
         rows = rows if rows.dim() == 3 else rows[None]
-        parts = self._parts(self.project_rows(rows)) if handed.wants_outputs else self._keys_and_values(rows)
+        parts = self._parts(self.project_rows(rows))
+        if not handed.wants_outputs:
+            parts = parts[:, :, 1:]  # inductor cannot handle the zero gradient of queries that nobody reads
         if handed.pick is not None:
             parts = parts[0].index_select(0, handed.pick.flatten()).unflatten(0, handed.pick.shape)
         separate = parts.permute(2, 0, 3, 1, 4).unbind(0)
         q = self.norm_queries(separate[0]) if handed.wants_outputs else None
         return q, self.norm_keys(separate[-2]), separate[-1]
-
-    def _keys_and_values(self, rows: Tensor) -> Tensor:
-        """(B, n, C) rows to (B, n, 2, num_heads, d); of a bare projection without the queries, which nobody reads."""
-        if type(self).project_rows is not PromptedAttention.project_rows or not _is_bare(self.qkv):
-            return self._parts(self.project_rows(rows))[:, :, 1:]  # inductor cannot handle queries' zero gradient
-        weight, bias = self.qkv.weight, self.qkv.bias
-        width = weight.shape[0] // 3
-        both = F.linear(rows, weight[width:], None if bias is None else bias[width:])
-        return both.reshape(*both.shape[:-1], 2, self.num_heads, width // self.num_heads)
 
     def norm_queries(self, q: Tensor) -> Tensor:
         """Queries (B, num_heads, n, d) as upstream normalises them; most do not."""
@@ -163,12 +156,6 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
     if x.shape[0] == 1:
         return x.expand(batch_size, *x.shape[1:])
     return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
-
-
-def _is_bare(projection: Any) -> bool:
-    """Whether it is its weight and bias alone: not wrapped, replaced (LoRA, quantization), parametrized or sharded."""
-    return (type(projection) is nn.Linear and type(projection.weight) is nn.Parameter
-            and 'forward' not in vars(projection))
 
 
 def _is_slow_fused(q: Tensor, k: Tensor) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmprovpt.attention import Given, PromptedAttention, PromptedBlock, running
 from mmprovpt.attention.block import TokenBlock, first_norm
 from mmprovpt.errors import ConfigError
+from mmprovpt.older_torch import is_compiling, mark_unbacked
 from mmprovpt.prompts import PromptSet
 
 from .checkpoints import prompted_backbones
@@ -74,7 +75,7 @@ class Fold:
     @torch._dynamo.disable
     def of_forward(self) -> list[running.Projected | None]:
         """Per block what its attention makes of the prompts, for a forward that begins now; None: to be computed."""
-        if not torch.compiler.is_compiling():  # an export replaces parameters by others while it traces
+        if not is_compiling():  # an export replaces parameters by others while it traces
             self._refuse_training(wants_grad=self.prompts.wants_grad and torch.is_grad_enabled())
             if running.hidden(self.prompts) != self._hidden:
                 raise ConfigError('other prompts are hidden now (prompts.without) than when folded(model) was entered: '
@@ -103,7 +104,7 @@ def _project(block: PromptedBlock, attention: PromptedAttention, owned: Tensor,
                for each in projected)
     assert k is not None and v is not None
     for each in (k, v) if q is None else (q, k, v):
-        torch._dynamo.decorators.mark_unbacked(each, 0)
+        mark_unbacked(each, 0)
     return q, k, v
 
 

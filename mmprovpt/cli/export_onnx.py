@@ -169,7 +169,7 @@ def export_onnx(model: nn.Module, out: Path, shape: tuple[int, int], opset: int 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         program.save(Path(folder, out.name))
-        difference = _difference(Path(folder, out.name), images, expected, given)
+        difference = _difference(_open(Path(folder, out.name)), images, expected, given)
         if not difference <= TOLERANCE:
             raise ConfigError(f'ONNX Runtime computes other {"features" if backbone_only else "logits"} than PyTorch, '
                               f'by {difference:.1e} of the largest (allowed: {TOLERANCE:.0e}): {out} is not written')
@@ -193,10 +193,9 @@ def export_prompts(model: nn.Module, out: Path, graph: Path) -> float:
     Raises:
         ConfigError: The graph has no such inputs, or computes something else with these. There is no file then.
     """
-    import onnxruntime
     given = prompt_inputs(model)
     try:
-        session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
+        session = _open(graph)
     except Exception as error:  # it has many
         raise ConfigError(f'{graph} cannot be read as an ONNX graph: {error}') from error
     shapes = {each.name: each.shape for each in session.get_inputs()}
@@ -207,7 +206,7 @@ def export_prompts(model: nn.Module, out: Path, graph: Path) -> float:
     shape = tuple(shapes['image'][2:])
     backbone_only = session.get_outputs()[0].name != 'logits'
     images, expected = _examples((Features(model) if backbone_only else Logits(model, shape)).eval(), shape)
-    difference = _difference(graph, images, expected, given)
+    difference = _difference(session, images, expected, given)
     if not difference <= TOLERANCE:
         raise ConfigError(f'with these prompts {graph} computes something else than PyTorch, by {difference:.1e} of '
                           f'the largest (allowed: {TOLERANCE:.0e}): its backbone or head has other weights. {out} is '
@@ -279,11 +278,14 @@ def _window_reverse(windows: Tensor, height: int, width: int, *_) -> Tensor:
     return x.transpose(2, 3).reshape(-1, height, width, channels)
 
 
-def _difference(path: Path, images: list[Tensor], expected: list[tuple[Tensor, ...]],
-                given: dict[str, Tensor]) -> float:
-    """Of each output, relative to its largest number; the worst of all."""
+def _open(path: Path):
+    """ONNX Runtime's session of a graph."""
     import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+
+
+def _difference(session, images: list[Tensor], expected: list[tuple[Tensor, ...]], given: dict[str, Tensor]) -> float:
+    """Of each output, relative to its largest number; the worst of all."""
     prompts = {name: value.numpy() for name, value in given.items()}
     worst = 0.
     for wanted, got in zip(zip(*expected), zip(*(session.run(None, dict(image=each.numpy(), **prompts))

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmprovpt.errors import ConfigError
 from mmprovpt.registry import HOOKS
+from mmprovpt.tasks import loaders_by_task
 
 from .find import unwrapped
 
@@ -55,7 +56,7 @@ class ClassCheckHook(Hook):
     def _check(self, runner: Runner, loader: DataLoader, key: str) -> dict[str, Dataset]:
         """Returns the data set; of a MultiTaskModel those of its tasks, by name."""
         model, datasets = unwrapped(runner.model), {}
-        for task, each in getattr(loader, 'loaders', {'': loader}).items():
+        for task, each in loaders_by_task(loader).items():
             datasets[task] = dataset = each.dataset
             if self.heads_only and not isinstance(_metainfo(dataset).get('classes'), (list, tuple)):
                 continue

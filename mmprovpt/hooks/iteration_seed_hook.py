@@ -7,6 +7,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import Sampler
 
 from mmprovpt.registry import HOOKS
+from mmprovpt.tasks import loaders_by_task
 
 from .find import optim_wrappers
 from .randomness import seed_everything, seed_loading
@@ -49,8 +50,7 @@ class IterationSeedHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Number the images, by the seeds of the run that is resumed."""
-        loaders = getattr(runner.train_dataloader, 'loaders', {'': runner.train_dataloader})
-        self._samplers = [seed_loading(loader) for loader in loaders.values()]
+        self._samplers = [seed_loading(loader) for loader in loaders_by_task(runner.train_dataloader).values()]
         for sampler in self._samplers:
             if self._resumed and self._resumed['sampler_seed'] is not None:
                 sampler.seed = self._resumed['sampler_seed']

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.tasks import sampler_of
 
 IMAGE = 3  # IterationSeedHook has 1 for epochs and 2 for iterations
 
@@ -61,10 +62,9 @@ def seed_loading(loader: DataLoader) -> Sampler:
     Raises:
         ConfigError: The dataset has no indices, or they do not come from a sampler.
     """
-    source = loader if loader.batch_sampler is None else loader.batch_sampler
-    sampler = getattr(source, 'sampler', None)
+    sampler = sampler_of(loader)
     if isinstance(loader.dataset, IterableDataset) or sampler is None:
-        what = type(loader.dataset if isinstance(loader.dataset, IterableDataset) else source).__name__
+        what = type(loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.batch_sampler).__name__
         raise ConfigError(f'IterationSeedHook seeds the loading of each image by its number, but {what} gives none: '
                           'take a dataset with indices, and a sampler in train_dataloader, or leave the hook out')
     if not hasattr(sampler, 'begin_epoch'):

@@ -110,8 +110,8 @@ def _without_prompts(backbone: dict, scope: str, task: str) -> tuple[dict, dict]
     """Config of upstream's backbone, and that of the prompts."""
     type_, prompts = str(backbone.get('type')), backbone.get('prompts')
     if not type_.startswith(_PREFIX) or prompts is None:
-        raise ConfigError(f'{task}: model.backbone is {type_}, but must be of mmprovpt, with prompts: `mmprovpt '
-                          'add-provpt CONFIG --out NEW` makes it so')
+        raise ConfigError(f'{task}: model.backbone is {type_}, but must be of mmprovpt, with prompts: '
+                          '`mmprovpt add CONFIG --out NEW` makes it so')
     name = type_.removeprefix(_PREFIX)
     own = {key: value for key, value in backbone.items() if key != 'prompts'}
     scope = own.get('_scope_', scope)

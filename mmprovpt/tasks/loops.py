@@ -63,6 +63,11 @@ class TaskLoaders:
                 sampler_of(loader).set_epoch(epoch)
 
 
+def loaders_by_task(loader: DataLoader | TaskLoaders) -> dict[str, DataLoader]:
+    """By task; of a loader that is of no task, itself under ''."""
+    return getattr(loader, 'loaders', {'': loader})
+
+
 def sampler_of(loader: DataLoader) -> Any:
     """A loader's sampler, which may be that of its batch sampler."""
     source = loader if loader.batch_sampler is None else loader.batch_sampler

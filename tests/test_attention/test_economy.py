@@ -59,8 +59,8 @@ class Wrapped(torch.nn.Linear):
 
 
 @pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224'])
-def test_queries_of_prompts_are_left_out_exactly(name):
-    """Keys and values of a bare projection alone, against the whole of a wrapped one: values and gradients."""
+def test_a_wrapped_projection_serves_prompts_alike(name):
+    """That of another class, against a bare one: values and gradients."""
     options = dict(depth=2) if name.startswith('vit') else dict(depths=(1, 1), num_heads=(3, 6), embed_dim=24)
     found = []
     for kind in (torch.nn.Linear, Wrapped):
@@ -73,7 +73,6 @@ def test_queries_of_prompts_are_left_out_exactly(name):
         for module in model.modules():
             if hasattr(module, 'qkv'):
                 module.qkv.__class__ = kind
-                assert base._is_bare(module.qkv) == (kind is torch.nn.Linear)
         out = model.train()(torch.randn(2, 3, 112, 112))
         out.square().sum().backward()
         found.append((out.detach(), prompts.tokens.grad))
