@@ -166,10 +166,11 @@ def same_setting(results: Path) -> list[Run]:
 
 
 def longer(results: Path, epochs: int, tasks: tuple[str, ...]) -> list[Run]:
-    """The methods that matter, at the settings that won for ten epochs by the average, trained longer."""
-    matter = ('VPT-Deep', 'PRO-VPT, paper', 'PRO-VPT, authors', 're-birth in place', 're-birth in place, cosine')
-    return [tuned(arm, epochs, task, seed) for seed in range(3)
-            for arm in settings(results, 'tune', ('average_accuracy',)) if arm.split(' at ')[0] in matter
+    """The methods that matter, longer, at what won for ten epochs by the average, and VPT-Deep at PRO-VPT's setting."""
+    matter = ('VPT-Deep', 'PRO-VPT, paper', 'PRO-VPT, authors', 'PRO-VPT, cosine', 're-birth in place',
+              're-birth in place, cosine')
+    won = [arm for arm in settings(results, 'tune', ('average_accuracy',)) if arm.split(' at ')[0] in matter]
+    return [tuned(arm, epochs, task, seed) for seed in range(3) for arm in dict.fromkeys((f'VPT-Deep at {SAME}', *won))
             for task in tasks]
 
 

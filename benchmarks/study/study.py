@@ -172,16 +172,23 @@ def tables_of(experiment: str, results: Path) -> str:
     if not rows:
         return f'{experiment}: nothing yet'
     if experiment == 'same_setting':
-        rows += read_rows(results / 'main.jsonl')
-        arms = {method: f'{method} at {SAME}' for method in METHODS}
-        return '\n\n'.join(f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
-                           for measure in ('average_accuracy', 'last_accuracy'))
+        return at_same_setting(rows + read_rows(results / 'main.jsonl'))
     if experiment not in NEEDS:
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     chosen = {measure: winners(read_rows(results / f'{NEEDS[experiment]}.jsonl'), measure) for measure in measures}
+    tables = [f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
+              for measure, arms in chosen.items()]
+    if any(row['arm'] == f'VPT-Deep at {SAME}' for row in rows):
+        tables += ['All at one setting.', at_same_setting(rows)]
+    return '\n\n'.join(tables)
+
+
+def at_same_setting(rows: list[dict]) -> str:
+    """Markdown: VPT-Deep, and what moves or bears its prompts anew, at the setting that won for the latter."""
+    arms = {method: f'{method} at {SAME}' for method in METHODS}
     return '\n\n'.join(f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
-                       for measure, arms in chosen.items())
+                       for measure in ('average_accuracy', 'last_accuracy'))
 
 
 def title_of(measure: str) -> str:
