@@ -9,6 +9,7 @@ Configs of another task (environment variable TASK) have the parameters of the o
 import json
 import logging
 from pathlib import Path
+from statistics import mean
 
 import yaml
 from mmengine.logging import MMLogger
@@ -45,12 +46,12 @@ WEIGHTS = dict(
     vit_b16_mae='mae_pretrain_vit_base.pth', swin_b_in21k='swin_base_patch4_window7_224_22k.pth',
     vit_s14_dinov2='vit_small_patch14_dinov2 of timm', vit_s14_dinov2_42='vit_small_patch14_dinov2 of timm')
 DENSE = {'VPT-Deep': (33.8, 32.5, 39.1), 'PRO-VPT': (34.6, 33.4, 40.0)}  # PRO-VPT, Tab. vii
+# The study's arm of a config of the miniature VTAB: the last iterate, mean of five seeds.
+STUDY = dict(linear='linear at 0.02, 0.0001', vpt='VPT-Deep at 0.3, 0.01', provpt='PRO-VPT, cosine at 0.3, 0.01',
+             provpt_authors='PRO-VPT, authors at 0.3, 0.0001')
 # Mean of three seeds for each task of the miniature VTAB; one seed for each demo.
-MINIATURE = {'Linear': 'category 73.6, digits 88.1, count 59.8, location 55.2, orientation 67.8, size 44.0',
-             'VPT-Deep': 'category 77.0, digits 93.9, count 98.7, location 84.5, orientation 82.6, size 52.1',
-             'PRO-VPT': 'category 75.5, digits 94.7, count 94.9, location 84.0, orientation 83.5, size 48.0',
-             'LoRA': 'category 82.7, count 99.9', 'VPT-Shallow': 'category 74.4, count 75.3',
-             'VAPT': 'category 75.2, count 73.0', 'PRO-VAPT': 'category 72.6, count 78.1'}
+MINIATURE = dict(lora='category 82.7, count 99.9', vpt_shallow='category 74.4, count 75.3',
+                 vapt='category 75.2, count 73.0', provapt='category 72.6, count 78.1')
 DEMOS = {'mask_rcnn': {'Frozen': {'box AP': 48.7, 'mask AP': 52.8}, 'VPT-Deep': {'box AP': 46.8, 'mask AP': 50.5},
                        'PRO-VPT': {'box AP': 51.9, 'mask AP': 56.3}},
          'setr_pup': {'Frozen': {'mIoU': 40.1}, 'VPT-Deep': {'mIoU': 39.1}, 'PRO-VPT': {'mIoU': 38.9}},
@@ -65,13 +66,21 @@ def method_of(name: str) -> str:
     return next(method for part, (method, *_) in METHODS.items() if not part or f'_{part}_' in stem)
 
 
+def of_study(arm: str | None) -> list[tuple[str, float]]:
+    """Accuracy by task; nothing for no arm."""
+    files = (ROOT / f'benchmarks/study/results/{name}.jsonl' for name in ('main', 'same_setting'))
+    rows = [row for file in files for row in map(json.loads, file.open(encoding='utf-8')) if row['arm'] == arm]
+    return [(task, round(mean(row['last_accuracy'] for row in rows if row['task'] == task), 1))
+            for task in dict.fromkeys(row['task'] for row in rows) if task != 'cifar10_1k']
+
+
 def metrics_of(name: str, method: str) -> dict[str, float]:
     """Known results of a config."""
     folder, stem = Path(name).parent.name, Path(name).stem
     if folder == 'demo':
         return next(of for family, of in DEMOS.items() if stem.startswith(family)).get(method, {})
-    if folder == 'miniature_vtab' and stem != 'provpt_authors':
-        pairs = [pair.split() for pair in MINIATURE.get(method, '').split(', ') if pair]
+    if folder == 'miniature_vtab':
+        pairs = [pair.split() for pair in MINIATURE.get(stem, '').split(', ') if pair] or of_study(STUDY.get(stem))
         return {f'Top 1 Accuracy, {task}': float(value) for task, value in pairs}
     paper = PAPER.get(DATA.get(folder), {'rows': {}})['rows'].get(method)
     if paper and stem.startswith('vit_b'):

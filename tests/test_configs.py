@@ -99,7 +99,7 @@ def small_backbone(cfg):
 def test_task(benchmark, task):
     classes, prompts = TASKS[benchmark][task]
     vpt, provpt = (config(benchmark, method, task) for method in METHODS)
-    assert differences(vpt, provpt) == {'param_scheduler', 'custom_hooks', 'work_dir'}
+    assert differences(vpt, provpt) == {'optim_wrapper.clip_grad', 'custom_hooks', 'work_dir'}
     assert (vpt.model.head.num_classes, vpt.model.backbone.prompts.num_tokens) == (classes, prompts)
     splits = dict(vtab1k=('train800val200', 'test', 'test'), fgvc=('trainval', 'test', 'test'))[benchmark]
     for phase, split in zip(('train', 'val', 'test'), splits):
@@ -147,14 +147,17 @@ FULL = {'model.backbone.type', 'model.backbone.prompts', 'default_hooks.checkpoi
     f'optim_wrapper.optimizer.{key}' for key in ('type', 'lr', 'momentum')}
 
 
-def check_baselines(name, task=None, twins=FULL):
-    """What they change: prompts, what is frozen, and how that is trained. ``name`` has a place for the method."""
+def check_baselines(name, task=None, rates=frozenset()):
+    """What they change: prompts, what is frozen, and how that is trained.
+
+    ``name`` has a place for the method; ``rates`` are those in which VPT-Deep differs from linear probing.
+    """
     vpt, linear, full, lora = (dict(parse(name.format(method), task)) for method in ('vpt', *BASELINES))
     for cfg in (vpt, linear, full, lora):
         cfg.pop('work_dir', None)
-    assert differences(linear, vpt) == {'model.backbone.prompts.num_tokens'}
+    assert differences(linear, vpt) == {'model.backbone.prompts.num_tokens'} | rates
     assert linear['model']['backbone']['prompts']['num_tokens'] == 0
-    assert differences(full, vpt) == twins
+    assert differences(full, vpt) == FULL | rates
     assert full['model']['backbone']['type'] == vpt['model']['backbone']['type'].replace('mmprovpt.Prompted', '')
     assert 'prompts' not in full['model']['backbone'] and full['model']['backbone'].get('frozen_stages', -1) == -1
     assert full['optim_wrapper']['optimizer'] == dict(type='AdamW', lr=0.0005 / 4, weight_decay=0.0001)
@@ -184,7 +187,7 @@ def test_baselines_of_other_configs():
     check_baselines('custom/vit_b_{}_folder.py')
     check_baselines('vtab1k/swin_b_{}.py', 'svhn')
     vpt, provpt = (parse(f'vtab1k/swin_b_{method}.py', 'svhn') for method in METHODS)
-    assert differences(vpt, provpt) == {'param_scheduler', 'custom_hooks', 'work_dir'}
+    assert differences(vpt, provpt) == {'optim_wrapper.clip_grad', 'custom_hooks', 'work_dir'}
     counts = [count_config(Config(parse(f'vtab1k/swin_b_{method}.py', 'cifar'))) for method in BASELINES]
     widths = [128] * 2 + [256] * 2 + [512] * 18 + [1024] * 2
     # mmpretrain's: norms, attention with 13² biases a head of 32, MLP; patches and their norm, merging, last norm.
@@ -196,15 +199,17 @@ def test_baselines_of_other_configs():
 
 @pytest.mark.parametrize('task', MINIATURE)
 def test_miniature_vtab(task):
-    """One backbone, one budget; tasks differ in their classes, methods in prompts, relocation and schedule."""
+    """One backbone, one budget; tasks differ in their classes, methods in prompts, relocation and rates."""
     classes = len(MINIATURE[task].classes)
     configs = {method: Config(parse(f'miniature_vtab/{method}.py', task)) for method in ALL}
-    assert differences(configs['vpt'], configs['provpt']) == {'param_scheduler', 'custom_hooks', 'work_dir'}
-    check_baselines('miniature_vtab/{}.py', task)
+    assert differences(configs['vpt'], configs['provpt']) == {'custom_hooks', 'work_dir'}
+    rates = {'optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay', 'optim_wrapper.clip_grad'}
+    check_baselines('miniature_vtab/{}.py', task, rates)
     for twin, method in OTHER_KINDS.items():
         changed = {'grid_size', 'type'} if 'vapt' in twin else {'type'}
-        assert differences(configs[twin], configs[method]) \
-            == {f'model.backbone.prompts.{key}' for key in changed} | {'work_dir'} | gated(configs[twin])
+        schedule = {'param_scheduler'} if twin == 'provapt' else set()
+        assert differences(configs[twin], configs[method]) == {
+            f'model.backbone.prompts.{key}' for key in changed} | {'work_dir'} | rates | schedule | gated(configs[twin])
     vapt = 5 * (384 + 11 * (2**2 + 1)) + 11 * (2**2 + 2 * 384) + 2 * 8 * 384
     trained = dict(linear=0, vpt=60 * 384, provpt=60 * 384 + POLICY, lora=12 * 16 * 4 * 384, vapt=vapt,
                    provapt=vapt + POLICY, vpt_shallow=5 * 384)
@@ -249,7 +254,7 @@ def test_schedules(benchmark):
             for scheduler in schedulers:
                 scheduler.step()
     base = 2.5 * 64 / 256
-    assert rates['provpt'] == [base] * 300
+    assert rates['provpt'] == rates['vpt']
     vpt = np.array(rates['vpt']) / base
     np.testing.assert_allclose(vpt[:30], np.linspace(0.001, 1, 30))
     np.testing.assert_allclose(vpt[30:], [(1 + math.cos(math.pi * step / 270)) / 2 for step in range(270)], atol=1e-9)

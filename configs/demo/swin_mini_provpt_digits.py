@@ -1,7 +1,7 @@
 # A classification job in a minute on two CPU cores: the narrow Swin of the Mask R-CNN demo, whose checkpoint MMPretrain
 # reads as MMDetection does, on an image folder. The data: tools/dataset_converters/miniature_coco.py.
 _base_ = [
-    '../_base_/backbones/swin_b_in21k.py', '../_base_/datasets/image_folder.py', '../_base_/methods/provpt.py'
+    '../_base_/backbones/swin_b_in21k.py', '../_base_/datasets/image_folder.py', '../_base_/methods/provpt_paper.py'
 ]
 
 model = dict(

@@ -1,4 +1,6 @@
 # VPT-Shallow, miniature VTAB, the task in TASK.
 _base_ = 'vpt.py'
 model = dict(backbone=dict(prompts=dict(type='ShallowPrompts')))
+# With these its figures were measured (docs/evidence/results.md); VPT-Deep's were not tried.
+optim_wrapper = dict(optimizer=dict(lr=0.005, weight_decay=0.0001), clip_grad=None)
 work_dir = 'work_dirs/{{ fileBasenameNoExtension }}_' + _base_.task
