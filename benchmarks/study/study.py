@@ -14,11 +14,12 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -229,7 +230,7 @@ def train_all(args: argparse.Namespace) -> None:
     args.results.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
     waiting, todo, running = [*args.experiments], {}, {}
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context('spawn')) as pool, \
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context('spawn'), initializer=_end_with_parent) as pool, \
             tqdm(total=0, unit='training', file=sys.stdout) as bar:
         while True:
             unfinished = {*waiting, *(name for name in todo if todo[name]), *(name for name, _ in running.values())}
@@ -246,6 +247,14 @@ def train_all(args: argparse.Namespace) -> None:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 note(future, *running.pop(future), args.results)
                 bar.update()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would train on, and nobody would write its row."""
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def note(future: Future, experiment: str, run: Run, results: Path) -> None:
