@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def call(monkeypatch):
     """Call a tool, by its path below tools/, in this process, which saves importing torch again."""
 
     def call(tool, *args):
+        _forget()  # as another process would not know
         path = Path(__file__).parents[1] / 'tools' / f'{tool}.py'
         spec = importlib.util.spec_from_file_location(f'tools_{path.stem}', path)
         module = importlib.util.module_from_spec(spec)
@@ -39,6 +41,16 @@ def call(monkeypatch):
 def unformatted(monkeypatch):
     """Formatting the configs that Runners write takes most of the time otherwise."""
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def frozen_garbage():
+    """MMEngine collects garbage for every data set, and looks at all objects of all codebases each time: a second.
+
+    What is imported by then is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _forget():

@@ -37,8 +37,7 @@ def iteration(criterion, forward, prompts, x, seed=0):
     *(('timm-vit', criterion, 'static', False) for criterion in CRITERIA),
     ('timm-vit', 'gate_fisher', 'static', True),
     ('timm-vit', 'taylor', 'adaptive', True),
-    ('mmdet-swin', 'gate_fisher', 'static', False),
-    ('mmdet-swin', 'taylor', 'static', True),
+    ('mmdet-swin', 'gate_fisher', 'static', True),
     ('mmseg-vit', 'taylor_norm', 'static', False),
     ('timm-rope-grouped', 'taylor_norm', 'adaptive', False),
 ])
