@@ -139,7 +139,8 @@ def test_the_page_has_the_results(study):
     assert study['page'].filled(text) == text and text.count('| VPT-Deep |') >= 4
 
 
-EXPECTED = re.compile(r'# Expected: ([\d.]+) (%|mIoU), ([\d.]+) to ([\d.]+) over (\w+) seeds \("(.+?)", docs/evidence/study')
+EXPECTED = re.compile(
+    r'# Expected: ([\d.]+) (%|mIoU), ([\d.]+) to ([\d.]+) over (\w+) seeds \("(.+?)", docs/evidence/study.md')
 CLASSIFICATION = [*(f'_base_/methods/{name}' for name in ('vpt', 'provpt', 'provpt_paper', 'provpt_authors')),
                   *(f'miniature_vtab/{name}' for name in ('linear', 'vpt', 'provpt', 'provpt_authors'))]
 CAMVID = [f'camvid/setr_pup_vit_s_{name}_camvid' for name in ('frozen', 'vpt', 'provpt', 'lora', 'full')]

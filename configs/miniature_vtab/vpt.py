@@ -1,6 +1,6 @@
 # VPT-Deep, miniature VTAB, the task in TASK. Ten epochs, for CPUs.
-# Expected: 82.0 %, 81.5 to 82.4 over five seeds ("VPT-Deep at 0.3, 0.01", docs/evidence/study.md): 2.3 more than as in its
-# paper, tuned alike.
+# Expected: 82.0 %, 81.5 to 82.4 over five seeds ("VPT-Deep at 0.3, 0.01", docs/evidence/study.md): 2.3 more than as in
+# its paper, tuned alike.
 _base_ = ['../_base_/backbones/vit_s14_dinov2_42.py', '../_base_/tasks/miniature_vtab.py', '../_base_/methods/vpt.py']
 model = dict(
     backbone=dict(prompts=dict(type='StaticPrompts', num_tokens=5)),
