@@ -110,6 +110,29 @@ def test_arguments_are_those_of_the_code():
     assert (ROOT / 'docs/reference/arguments.md').read_text(encoding='utf-8') == arguments['page']()
 
 
+# Who draws what lies there.
+DRAWN = {'docs/method/figures': 'docs/figures.py', 'docs/evidence/figures': 'benchmarks/study/figures.py',
+         'docs/evidence/scale.png': 'benchmarks/performance/scale.py'}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_figures_name_the_script_that_draws_them(page):
+    text = page.read_text(encoding='utf-8')
+    for target in re.findall(r'!\[[^\]]+\]\(([^)]+)\)', text):
+        path = name_of((page.parent / target).resolve())
+        script = next((script for place, script in DRAWN.items() if path.startswith(place)), None)
+        assert script is not None, f'{path}: who draws it?'
+        assert script in text or page.name == 'README.md' and page.parent == ROOT  # which says what it shows
+
+
+def test_figures_of_the_method_are_what_their_script_draws():
+    script = runpy.run_path(str(ROOT / 'docs/figures.py'))
+    drawn = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'docs/method/figures').iterdir()}
+    assert drawn == {name: figure().svg() for name, figure in script['FIGURES'].items()}
+    pages = ''.join(page.read_text(encoding='utf-8') for page in (ROOT / 'docs/method').glob('*.md'))
+    assert all(f'(figures/{name}.svg)' in pages for name in drawn)
+
+
 def test_no_private_references():
     """A source is a paper, or a page of this repository; nothing refers to lists that a reader does not have."""
     private = re.compile(r'METHOD §|\b00[123],? (?:Eq|Tab|Fig|App|§)|/work/')
