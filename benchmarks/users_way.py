@@ -95,11 +95,11 @@ STEPS = [
     Step('train a classifier, an epoch', INSTALL, TRAIN, {f'$(mmprovpt config {CLS})': f'${CLS}'}, (
         '--work-dir', 'cls') + epochs(1)),
     Step('ONNX', SERVING, 'python tools/export_onnx.py CONFIG CHECKPOINT', {
-        'CONFIG': f'${CLS}', 'CHECKPOINT': '@cls/epoch_*.pth'}),
+        'CONFIG': f'${CLS}', 'CHECKPOINT': '@cls/epoch_*.pth'}, ('--shape', '56', '56')),
     Step('relocations of two runs', RELOCATION, 'python tools/analysis_tools/plot_relocation.py', {
         'RUN1/relocations.jsonl': '@mine/*/relocations.jsonl', 'RUN2/relocations.jsonl': '@cls/*/relocations.jsonl'}),
     Step('attention', RELOCATION, 'python tools/analysis_tools/plot_attention.py', {
-        'CONFIG': f'${CLS}', 'CHECKPOINT': '@cls/epoch_*.pth', 'IMAGE': '@data/miniature/val2017/*.jpg'}),
+        'CONFIG': f'${CLS}', 'CHECKPOINT': '@cls/epoch_*.pth', 'IMAGE': '@data/miniature/digits/val/*/*.jpg'}),
     Step('sweep, a seed', SWEEP, 'python tools/sweep.py CONFIG... --seeds 3', {'CONFIG': f'${CLS}', '3': '1'}, (
         '--no-grid', '--cfg-options', *epochs(1)[1:])),
     Step('its table', SWEEP, 'python tools/table.py work_dirs/sweep'),
@@ -113,7 +113,7 @@ assert mmprovpt.__file__.startswith(sys.prefix) and path.startswith(sys.prefix),
 assert not [folder for folder in sys.path if folder.startswith({!r})]
 """
 # What SERVING's program for a classifier is given.
-IMAGE = "import glob, cv2\nimage = cv2.imread(glob.glob('data/miniature/**/*.png', recursive=True)[0])\n"
+IMAGE = "import glob, cv2\nimage = cv2.imread(glob.glob('data/miniature/digits/val/*/*.jpg')[0])\n"
 
 
 def run(what: str, *command: str, cwd: Path, env: dict) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import users_way
 from mmengine.config import Config
 from printed import PAGES, ROOT, blocks, commands, lines
 from torch.distributed.run import get_args_parser
@@ -123,3 +124,11 @@ def test_files_that_a_loop_writes(tmp_path):
     assert all("'checkpoints/vit_b16_mocov3.pth'" in str(Config.fromfile(path).model) for path in written)
     loops = [line for page in PAGES for line in lines(page) if line.startswith(('cd ', 'for '))]
     assert loops == block.splitlines()
+
+
+def test_the_way_goes_where_the_pages_say():
+    """Each of its commands is on a page, and is one of the console script."""
+    for step in users_way.STEPS:
+        command, *words = step.words()
+        assert command == 'mmprovpt' and words[0] in TOOLS, step
+    assert 'import' in users_way.plain_lines()
