@@ -113,6 +113,18 @@ def test_commands_are_accepted(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+def test_options_in_sentences_exist():
+    """Of some program here: a sentence does not always say of which."""
+    code = '\n'.join(path.read_text(encoding='utf-8') for folder in ('benchmarks', 'examples', 'mmprovpt', 'tools')
+                     for path in (ROOT / folder).rglob('*.py'))
+    known = '|'.join(re.sub(r'\{\w+\}', r'\\w+', option) for option in re.findall(r"'(--[\w-]*\w[\w{}-]+)'", code))
+    known += r'|--\w+-options'  # f'--{phase}-options'
+    for page in PAGES:
+        for span in re.findall(r'`(--\w[^`\n]*)`', page.read_text(encoding='utf-8')):
+            for option in re.findall(r'(?:^| )(--[a-z][\w-]*)', span):
+                assert re.fullmatch(known, option), f'{page}: {option}'
+
+
 def test_files_that_a_loop_writes(tmp_path):
     """The one block that is a program of the shell: configs of another backbone."""
     page = ROOT / 'docs/how-to/classification.md'
