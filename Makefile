@@ -29,7 +29,7 @@ help:
 	@echo 'make test    set up, then run the tests'
 	@echo 'make lint    set up, then run ruff and mypy'
 	@echo 'make docs    set up, then build the site of the documents, build/docs/index.html'
-	@echo 'make wheel-check   set up, then build sdist and wheel, and work with the wheel outside this folder'
+	@echo 'make wheel-check   set up, then build sdist and wheel, and do what the pages say with the wheel, outside this folder'
 	@echo 'make serve-check   set up, then start the server of examples/serve.py and ask it by real clients'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
 	@echo 'make data    only write the embedded data'
@@ -133,7 +133,7 @@ docs: $(DOCS)/stamp-$(call sum,docs.txt)
 	@echo 'build/docs/index.html'
 
 wheel-check: $(PACKAGE)
-	OMP_NUM_THREADS=1 $(PY) benchmarks/wheel_check.py
+	OMP_NUM_THREADS=1 $(PY) benchmarks/users_way.py
 
 SERVE := .venv-serve
 $(SERVE)/stamp-$(call sum,serve.txt): | $(PACKAGE)

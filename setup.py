@@ -67,10 +67,12 @@ setup(
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Topic :: Scientific/Engineering :: Image Recognition',
         'Typing :: Typed',
     ],
+    # project_urls: there are none yet (docs/contributing/release.md).
     packages=find_packages(include=['mmprovpt', 'mmprovpt.*']),
     package_data={'mmprovpt': ['py.typed']},
     cmdclass={'build_py': BuildShipped},

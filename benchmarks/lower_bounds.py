@@ -4,6 +4,7 @@
 
 One new environment gets torch alone, then timm, then MMEngine of upstream (OneDL's begins at what requirements/ pins),
 and after each the program that needs it. Prints a table. Some 3 GB are downloaded, as PyPI's torch is that for CUDA.
+Another Python is tried by running it with that one; there, OneDL's MMEngine: --mmengine onedl-mmengine==0.10.12.
 """
 import argparse
 import os
@@ -16,15 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # torch → its torchvision
-TORCHVISION = {'2.1.0': '0.16.0', '2.2.0': '0.17.0', '2.3.0': '0.18.0', '2.4.0': '0.19.0'}
+TORCHVISION = {'2.1.0': '0.16.0', '2.2.0': '0.17.0', '2.3.0': '0.18.0', '2.4.0': '0.19.0', '2.11.0': '0.26.0'}
 
 ALONE = """
 import importlib, pkgutil, sys
 import mmprovpt
 for room in ('mmprovpt.relocation', 'mmprovpt.prompts', 'mmprovpt.attention', 'mmprovpt.backbones'):
     for module in pkgutil.iter_modules(importlib.import_module(room).__path__, f'{room}.'):
-        if module.name not in ('mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling'):
-            importlib.import_module(module.name)
+        if module.name.rpartition('.')[2] not in ('registered', 'simple_pyramid', 'timm_features', 'timm_pooling'):
+            importlib.import_module(module.name)  # those are for configs, or for timm's models
 assert mmprovpt.config('vtab1k/vit_b_provpt.py')
 assert not {'timm', 'mmengine'} & set(sys.modules)
 """
@@ -95,8 +96,8 @@ def main():
     stages = {
         'torch alone': ([f'torch=={args.torch}'], ALONE),
         'timm': ([f'timm=={args.timm}', f'torchvision=={TORCHVISION[args.torch]}', f'numpy=={args.numpy}'], TIMM),
-        'MMEngine': ([f'mmengine=={args.mmengine}', f'numpy=={args.numpy}', 'opencv-python<4.11', 'setuptools<81'],
-                     MMENGINE)}
+        'MMEngine': ([args.mmengine if '==' in args.mmengine else f'mmengine=={args.mmengine}', f'numpy=={args.numpy}',
+                      'opencv-python<4.11', 'setuptools<81'], MMENGINE)}
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     with tempfile.TemporaryDirectory() as folder:
         folder = args.keep or Path(folder) / 'venv'

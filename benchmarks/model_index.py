@@ -2,8 +2,9 @@
 
     python benchmarks/model_index.py            # some two minutes
 
-Parameters are counted on the models that the configs build. Results are those of docs/evidence/results.md and
-configs/demo/README.md, which name commands and seeds, and the papers', whose metrics say "paper" in their names.
+Parameters are counted on the models that the configs build. Results are those of docs/evidence/results.md,
+study.md and configs/demo/README.md, which name commands and seeds, and the papers', whose metrics say "paper" in their
+names.
 Configs of another task (environment variable TASK) have the parameters of the one that is named.
 """
 import json
@@ -58,6 +59,8 @@ DEMOS = {'mask_rcnn': {'Frozen': {'box AP': 48.7, 'mask AP': 52.8}, 'VPT-Deep': 
          'swin_mini': {'Frozen': {'Top 1 Accuracy': 66.3}, 'VPT-Deep': {'Top 1 Accuracy': 71.6},
                        'PRO-VPT': {'Top 1 Accuracy': 70.0}},
          'multi': {}}
+# SETR-PUP, last iterate, mean of three seeds (docs/evidence/study.md).
+CAMVID = {'Frozen': 39.2, 'VPT-Deep': 44.0, 'PRO-VPT': 43.6, 'LoRA': 43.2, 'Full': 29.7}
 
 
 def method_of(name: str) -> str:
@@ -79,6 +82,8 @@ def metrics_of(name: str, method: str) -> dict[str, float]:
     folder, stem = Path(name).parent.name, Path(name).stem
     if folder == 'demo':
         return next(of for family, of in DEMOS.items() if stem.startswith(family)).get(method, {})
+    if folder == 'camvid':
+        return {'mIoU': CAMVID[method]} if stem.startswith('setr_pup') else {}
     if folder == 'miniature_vtab':
         pairs = [pair.split() for pair in MINIATURE.get(stem, '').split(', ') if pair] or of_study(STUDY.get(stem))
         return {f'Top 1 Accuracy, {task}': float(value) for task, value in pairs}

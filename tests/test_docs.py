@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mmprovpt
 from mmprovpt.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +109,38 @@ def test_arguments_are_those_of_the_code():
     """docs/reference/arguments.md is what docs/arguments.py would write."""
     arguments = runpy.run_path(str(ROOT / 'docs/arguments.py'))
     assert (ROOT / 'docs/reference/arguments.md').read_text(encoding='utf-8') == arguments['page']()
+
+
+# Who draws what lies there.
+DRAWN = {'docs/method/figures': 'docs/figures.py', 'docs/figures': 'docs/pictures.py',
+         'docs/evidence/figures': 'benchmarks/study/figures.py',
+         'docs/evidence/scale.png': 'benchmarks/performance/scale.py'}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_figures_name_the_script_that_draws_them(page):
+    text = page.read_text(encoding='utf-8')
+    for target in re.findall(r'!\[[^\]]+\]\(([^)]+)\)', text):
+        path = name_of((page.parent / target).resolve())
+        script = next((script for place, script in DRAWN.items() if path.startswith(place)), None)
+        assert script is not None, f'{path}: who draws it?'
+        assert script in text or page.name == 'README.md' and page.parent == ROOT  # which says what it shows
+
+
+def test_figures_of_the_method_are_what_their_script_draws():
+    script = runpy.run_path(str(ROOT / 'docs/figures.py'))
+    drawn = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'docs/method/figures').iterdir()}
+    assert drawn == {name: figure().svg() for name, figure in script['FIGURES'].items()}
+    pages = ''.join(page.read_text(encoding='utf-8') for page in (ROOT / 'docs/method').glob('*.md'))
+    assert all(f'(figures/{name}.svg)' in pages for name in drawn)
+
+
+def test_every_room_has_its_page_of_the_api():
+    rooms = {path.parent.name for path in (ROOT / 'mmprovpt').glob('*/__init__.py')} - {'cli'}  # what tools share
+    api = ROOT / 'docs/reference/api'
+    assert rooms == {path.stem for path in api.glob('*.rst')} - {'mmprovpt', 'trust'}
+    named = (api / 'mmprovpt.rst').read_text(encoding='utf-8')
+    assert [name for name in mmprovpt.__all__ if f'``{name}``' not in named] == ['__version__', 'config']
 
 
 def test_no_private_references():

@@ -216,7 +216,7 @@ def test_model_index_lists_every_config():
     for name in ('demo/swin_mini_provpt_digits.py', 'fgvc/vit_b_lora.py', 'miniature_vtab/vapt.py'):
         counted = count_config(read_config(mmprovpt.config(name)))
         assert models[name]['Metadata']['Trained Parameters'] == counted, 'run benchmarks/model_index.py'
-    for folder, pages in (('demo', ['configs/demo/README.md']),
+    for folder, pages in (('demo', ['configs/demo/README.md']), ('camvid/', ['docs/evidence/study.md']),
                           ('miniature_vtab', ['docs/evidence/results.md', 'docs/evidence/study.md'])):
         text = ''.join((ROOT / page).read_text(encoding='utf-8') for page in pages)
         results = [result for name, each in models.items() if name.startswith(folder) for result in

@@ -1,4 +1,4 @@
-"""Prompted backbones. Those for configs need MMEngine and are in ``registered`` and ``timm_pooling``."""
+"""Prompted backbones. Those for configs need MMEngine: ``registered``, ``timm_pooling``, ``simple_pyramid``."""
 from .checkpoints import prompted_backbones, share_frozen, tuned_state_dict
 from .folding import folded
 from .inject import inject_prompts
