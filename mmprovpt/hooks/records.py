@@ -5,7 +5,6 @@ import os.path as osp
 
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
-from torch import Tensor
 
 from mmprovpt.relocation import Move, Period, RelocationLog
 from mmprovpt.relocation.history import read_rows, rows_of, with_previous_reward
@@ -27,12 +26,10 @@ class Records:
         """Where the file is, from the work directory: of a checkpoint, for who resumes it there or elsewhere."""
         return osp.relpath(self.log.path, runner.work_dir)
 
-    def write(self, runner: Runner, period: Period, distribution: Tensor) -> None:
-        """Note a period, after which blocks have these numbers of prompts, (L,) int64."""
+    def write(self, runner: Runner, period: Period) -> None:
+        """Note a period."""
         try:
-            self.log.append(rows_of(
-                period.number, runner.iter, period.loss, period.moves, period.previous_reward, distribution.tolist(),
-                period.block_idleness, period.diagnostics.get('entropy') if period.moves else None))
+            self.log.append(rows_of(period, runner.iter))
         except OSError as error:
             runner.logger.warning(f'{self.log.path} will lack period {period.number}: {error}')
         scalars = dict(loss=period.loss, reward=period.previous_reward, **period.diagnostics)

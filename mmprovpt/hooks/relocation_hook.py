@@ -146,7 +146,7 @@ class PromptRelocationHook(Hook):
         self.session.gather()  # for a checkpoint within a period
         period = self.session.finish() if self._period_is_over(runner) else None
         if period is not None:
-            self.records.write(runner, period, self.session.prompts.distribution)
+            self.records.write(runner, period)
         self.records.draw(runner)
 
     def _period_is_over(self, runner: Runner) -> bool:
@@ -180,7 +180,7 @@ class PromptRelocationHook(Hook):
         with fixed_randomness(runner.seed, self._boundary):  # a row may be drawn anew
             period = self.session.close_period(verified)
         if period is not None:
-            self.records.write(runner, period, self.session.prompts.distribution)
+            self.records.write(runner, period)
 
     # Checkpoints
 
