@@ -31,10 +31,10 @@ class PromptRelocationHook(Hook):
     only, and training does not end on a prompt that was just moved. Averages of EMAHook move along.
 
     Rank 0 logs to ``relocations.jsonl`` in the log directory (see :class:`~mmprovpt.relocation.RelocationLog`), to the
-    log, and as scalars ``train/relocation/*`` to every visualisation backend; after training it draws
-    ``prompt_distribution.png`` beside the file. Checkpoints carry all that decides; the log of a resumed run begins
-    with that of the run before. No global random generator moves. So that training itself draws again what it would
-    have drawn, add :class:`~mmprovpt.hooks.IterationSeedHook`; without it, a warning says so.
+    log, and as scalars ``train/relocation/*`` to every visualisation backend (TensorBoard gets the picture, too); after
+    training it draws ``prompt_distribution.png`` beside the file. Checkpoints carry all that decides; the log of a
+    resumed run begins with that of the run before. No global random generator moves. So that training itself draws
+    again what it would have drawn, add :class:`~mmprovpt.hooks.IterationSeedHook`; without it, a warning says so.
 
     Args:
         interval (int): Length of a period, >= 1.
