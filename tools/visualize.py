@@ -18,7 +18,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import PixelData
-from tqdm import tqdm
+from rich.progress import track
 
 from mmprovpt.cli.options import add_trust_option, read_scoped_config
 from mmprovpt.cli.preflight import check_files
@@ -37,7 +37,8 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, full or small')
     parser.add_argument('--out', required=True, metavar='DIR', help='where the PNG files go')
-    parser.add_argument('--num', type=int, default=8, help='number of images (default: %(default)s)')
+    parser.add_argument(
+        '--num', type=int, default=8, help='number of images, spread over the data set (default: %(default)s)')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='detections with lower scores are left out (default: %(default)s)')
     parser.add_argument(
@@ -111,7 +112,7 @@ def draw(model, dataset, visualizer, args, scope):
     if scope == 'mmdet':
         write_larger(visualizer)
     count = min(args.num, len(dataset))
-    for number in tqdm(range(count), unit='image', disable=None):
+    for number in track([place * len(dataset) // count for place in range(count)], description='images'):
         with torch.no_grad():
             sample = model.val_step(pseudo_collate([dataset[number]]))[0].cpu()
         if GROUND_TRUTH[scope] not in sample:

@@ -114,7 +114,7 @@ class _Map:
             if self.field == 'counts' and columns <= MAX_ANNOTATED_PERIODS and len(values) <= MAX_ANNOTATED_BLOCKS:
                 _annotate(axes, image, values)
             if not shared or number == len(runs) - 1:
-                ticks = integers(6) if self.field == 'counts' else _halves(norm)
+                ticks = integers(6) if self.field == 'counts' else MaxNLocator(5, symmetric=True)
                 bar = figure.colorbar(image, ax=list(row) if shared else axes, ticks=ticks, label=self.colours,
                                       format=None if self.field == 'counts' else _powers())
                 bar.minorticks_off()
@@ -199,10 +199,6 @@ def _powers() -> ScalarFormatter:
     formatter = ScalarFormatter(useMathText=True)
     formatter.set_powerlimits((-2, 3))
     return formatter
-
-
-def _halves(norm: TwoSlopeNorm) -> list[float]:
-    return [norm.vmin, norm.vmin / 2, 0, norm.vmax / 2, norm.vmax]
 
 
 def counts_norm(counts: Sequence[np.ndarray]) -> TwoSlopeNorm:
