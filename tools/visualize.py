@@ -8,6 +8,7 @@ import argparse
 import math
 import os
 import os.path as osp
+import sys
 
 import cv2
 import mmcv
@@ -112,7 +113,8 @@ def draw(model, dataset, visualizer, args, scope):
     if scope == 'mmdet':
         write_larger(visualizer)
     count = min(args.num, len(dataset))
-    for number in track([place * len(dataset) // count for place in range(count)], description='images'):
+    numbers = [place * len(dataset) // count for place in range(count)]
+    for number in track(numbers, description='images', disable=not sys.stdout.isatty()):
         with torch.no_grad():
             sample = model.val_step(pseudo_collate([dataset[number]]))[0].cpu()
         if GROUND_TRUTH[scope] not in sample:
