@@ -21,7 +21,7 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data demo demo-seg demo-cls demo-multi test lint docs wheel-check serve-check
+.PHONY: help setup data about demo demo-seg demo-cls demo-multi test lint docs wheel-check serve-check
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
@@ -69,8 +69,7 @@ $(MMCV): $(TORCH)
 		echo '==> No ready-made mmcv for this machine. Unless pip built it here before, its operators are compiled'; \
 		echo '==> now: about 20 minutes on two cores (MAX_JOBS=$(MAX_JOBS)). All output: $(VENV)/mmcv.log'; }
 	@build() { $(PIP) install -v --no-build-isolation -c requirements/torch.txt -r requirements/mmcv.txt "$$@" 2>&1 | \
-			tee $(VENV)/mmcv.log | sed -unE -e 's/^ *(\[[0-9]+\/[0-9]+\]) .*/  compiled \1/p' \
-				-e '/^ *(Collecting|Downloading|Building|Successfully|ERROR|error:|fatal)/p'; }; \
+			tee $(VENV)/mmcv.log | requirements/compile_progress.sh; }; \
 		build; \
 		$(PY) -c 'import cv2' || { echo 'OpenCV misses system libraries; Debian and Ubuntu: apt-get install libgl1 libglib2.0-0'; exit 1; }; \
 		$(PY) -c 'import mmcv.ops' || { \
@@ -89,16 +88,37 @@ data: $(PACKAGE)
 	@$(PY) tools/dataset_converters/miniature_coco.py --out data/miniature
 
 demo: CONFIG := mask_rcnn_swin_mini_provpt_digits
+demo: ABOUT := Mask R-CNN on a frozen Swin finds digits on photographs: 128 images, 6 epochs, 5 relocations. About 4 min on two idle cores
 demo-seg: CONFIG := setr_pup_vit_mini_provpt_digits
+demo-seg: ABOUT := SETR on a frozen ViT segments digits on photographs: 128 images, 400 iterations. About 5 min of one core
 demo-cls: CONFIG := swin_mini_provpt_digits
-demo demo-seg demo-cls: data
-	$(PY) tools/train.py configs/demo/$(CONFIG).py --work-dir work_dirs/$@
-	@dir=work_dirs/$@; run=$$(ls -d $$dir/2*/ | tail -n 1); echo; \
-		for f in "$$(cat $$dir/last_checkpoint)" "$${run}relocations.jsonl" "$${run}prompt_distribution.png"; do \
+demo-cls: ABOUT := A frozen Swin classifies digits on photographs: 1024 images, 10 epochs. About 2 min of one core
+
+# Before anything else.
+about:
+	@echo '==> $(ABOUT).'
+	@[ -e $(PACKAGE) ] || echo '==> First the set-up, once: 3 GB to download and, without a wheel of mmcv, about 20 min of compiling.'
+
+# TRAIN_ARGS='--cfg-options ...' is for a shorter run.
+demo demo-seg demo-cls: about data
+	@echo '==> 1/2: training and evaluation; each line of the log has its eta'
+	$(PY) tools/train.py configs/demo/$(CONFIG).py --work-dir work_dirs/$@ $(TRAIN_ARGS)
+	@echo '==> 2/2: pictures'
+	@dir=work_dirs/$@; run=$$(ls -d $$dir/2*/ | tail -n 1); checkpoint=$$(cat $$dir/last_checkpoint); \
+		$(PY) tools/visualize.py configs/demo/$(CONFIG).py "$$checkpoint" --out "$${run}predictions" > $$dir/pictures.log 2>&1 \
+			&& $(PY) tools/analysis_tools/plot_training.py $$run --out "$${run}training.png" >> $$dir/pictures.log 2>&1 \
+			|| { cat $$dir/pictures.log >&2; exit 1; }; echo; \
+		for f in "$$checkpoint" "$${run}relocations.jsonl" "$${run}prompt_distribution.png" "$${run}training.png"; do \
 			[ -s "$$f" ] || { echo "The demo ended without $$f" >&2; exit 1; }; done; \
-		echo "checkpoint            $$(cat $$dir/last_checkpoint)"; \
+		echo "checkpoint            $$checkpoint"; \
 		echo "relocation log        $${run}relocations.jsonl ($$(wc -l < "$${run}relocations.jsonl") periods)"; \
-		echo "prompt distribution   $${run}prompt_distribution.png"
+		echo "prompt distribution   $${run}prompt_distribution.png"; \
+		echo "loss and metric       $${run}training.png"; \
+		echo "predictions           $${run}predictions/ ($$(ls $${run}predictions | wc -l) images beside their ground truth)"; \
+		echo; \
+		echo 'What the pictures say       docs/how-to/pictures.md'; \
+		echo 'What the figures are worth  configs/demo/README.md'; \
+		echo 'Your images, your config    docs/how-to/custom_data.md, docs/how-to/recipes.md'
 
 # All three by one backbone; then the table of memory and time beside a model for each.
 demo-multi: CONFIG := configs/demo/multi_swin_mini_vpt_digits.py

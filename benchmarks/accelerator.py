@@ -13,6 +13,7 @@ from pathlib import Path
 
 import timm
 import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a clone, installed or not
 
@@ -179,7 +180,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     print(torch.cuda.get_device_name(), torch.__version__, 'timm', timm.__version__)
     owners_on_the_device()
-    for model in MODELS:
+    for model in tqdm(MODELS, unit='model'):
         for form in FORMS:
             for criterion in CRITERIA if form == 'static' else ['taylor']:
                 equal_to_cpu(model, form, criterion)

@@ -11,6 +11,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from mmprovpt.attention.base import _weights
 
@@ -50,7 +51,7 @@ def error(attention, inputs: list[Tensor], seed: Tensor) -> tuple[float, float]:
 def main() -> None:
     torch.manual_seed(0)
     print('| | fused / written out, time | error, fused | error, written out |\n|---|---|---|---|')
-    for name, (batch, heads, tokens, prompts, width) in SHAPES.items():
+    for name, (batch, heads, tokens, prompts, width) in tqdm(SHAPES.items(), unit='shape'):
         inputs = [(1.7 * torch.randn(batch, heads, n, width)).bfloat16().requires_grad_()
                   for n in (tokens, tokens + prompts, tokens + prompts)]
         seed = torch.randn(batch, heads, tokens, width).bfloat16()

@@ -14,6 +14,7 @@ import time
 
 import torch
 from torch import distributed as dist
+from tqdm import tqdm
 
 from mmprovpt.prompts import StaticPrompts
 from mmprovpt.relocation import RelocationLog, RelocationSession
@@ -67,7 +68,8 @@ def main():
     if is_first:
         print('| allocator | CPU, ms | largest | wall, ms | largest |\n|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as folder:
-        for allocator in ('PPOAllocator', 'ThompsonAllocator', 'NeedAllocator', 'UniformAllocator'):
+        allocators = ('PPOAllocator', 'ThompsonAllocator', 'NeedAllocator', 'UniformAllocator')
+        for allocator in tqdm(allocators, unit='allocator', disable=not is_first):
             columns = zip(*cost(allocator, folder, args))
             if is_first:
                 print(f'| {allocator} | ' + ' | '.join(f'{statistics.median(each):.1f} | {max(each):.1f}'

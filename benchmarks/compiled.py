@@ -13,6 +13,7 @@ import time
 import timm
 import torch
 from torch._dynamo.utils import counters
+from tqdm import tqdm
 
 import mmprovpt
 
@@ -74,7 +75,7 @@ def main():
     args = parser.parse_args()
     print('| backbone, prompts per block | | compiled / eager | graphs, first forward | at the end |')
     print('|---|---|---|---|---|')
-    for model in args.models:
+    for model in tqdm(args.models, unit='model'):
         for num_tokens in (0, 10):
             for training in (False, True):
                 ratios, first, last = compare(model, num_tokens, training, args)

@@ -22,6 +22,8 @@ import traceback
 import warnings
 from pathlib import Path
 
+from tqdm import tqdm
+
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 import add_provpt
 from mmengine.logging import MMLogger
@@ -115,7 +117,7 @@ def main():
     warnings.simplefilter('ignore')
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
     start, results = time.time(), {}
-    for name in installed(args.patterns):
+    for name in tqdm(installed(args.patterns), unit='config'):
         results[name] = try_config(name)
         if args.patterns or results[name][0] == 'traceback':
             print(name, *results[name], sep=': ', flush=True)

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tqdm import tqdm
+
 ROOT = Path(__file__).parents[1]
 MODULE = """
 import torch
@@ -81,7 +83,7 @@ def main():
         folder = Path(name)
         (folder / 'line.py').write_text(MODULE, encoding='utf-8')
         (folder / 'config.py').write_text(CONFIG, encoding='utf-8')
-        for number in range(args.runs):
+        for number in tqdm(range(args.runs), unit='run'):
             done = run(folder, number, args.processes)
             whole = (folder / f'run_{number}/epoch_2.pth').is_file()
             good += done.returncode == 0 and whole

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.hooks.find import find_prompts
@@ -66,7 +67,7 @@ def main():
     batch = HeldBatches(runner, runner.optim_wrapper, 1, seed=0).batches[0]
     images = runner.model.data_preprocessor(batch, False)['inputs']
     print('| checkpoints | moved | pruning | allocation | tuning |\n|---|---|---|---|---|')
-    for first, second in zip(args.checkpoints, args.checkpoints[1:]):
+    for first, second in tqdm(list(zip(args.checkpoints, args.checkpoints[1:])), unit='pair'):
         runner.load_checkpoint(second)
         owners, tuned = prompts.block_index.clone(), block_features(backbone, images)
         runner.load_checkpoint(first)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import timm
 import torch
+from tqdm import tqdm
 
 import mmprovpt
 
@@ -66,7 +67,7 @@ def main():
     args = parser.parse_args()
     print('| backbone, batch | plain, ms | ' + ' | '.join(f'{n} prompts | {n}, folded' for n in args.prompts) + ' |')
     print('|---|---|' + '---|---|' * len(args.prompts))
-    for model in args.models:
+    for model in tqdm(args.models, unit='model'):
         for batch in args.batches:
             found, plain = ratios(model, batch, args.prompts, args.rounds)
             cells = [f'{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})' for each in found.values()]

@@ -13,6 +13,7 @@ import time
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from tqdm import tqdm
 
 import mmprovpt
 
@@ -79,7 +80,7 @@ def main():
     args = parser.parse_args()
     print('| backbone | prompts | batch | forward: median ratio | range | step: median ratio | range |')
     print('|---|---|---|---|---|---|---|')
-    for name, (scope, cfg) in (SMALL if args.small else BACKBONES).items():
+    for name, (scope, cfg) in tqdm((SMALL if args.small else BACKBONES).items(), unit='backbone'):
         for form in args.forms:
             backbone = build(scope, cfg, form).to(args.device)
             x = torch.randn(args.batch, 3, 224, 224, device=args.device)

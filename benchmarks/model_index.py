@@ -14,6 +14,7 @@ from statistics import mean
 
 import yaml
 from mmengine.logging import MMLogger
+from tqdm import tqdm
 
 from mmprovpt.cli.config_parts import find_hooks
 from mmprovpt.cli.options import read_scoped_config
@@ -156,7 +157,7 @@ def main():
             families.setdefault(Path(name).parent.as_posix(), []).append(name)
     collections = {method: {'Name': method, **({'Paper': dict(PAPERS[paper])} if paper else {}), 'README': page}
                    for method, paper, page in METHODS.values()}
-    for family, names in families.items():
+    for family, names in tqdm(families.items(), unit='family'):
         models = [{key: value for key, value in entry(name).items() if value} for name in names]
         write(ROOT / 'configs' / family / 'metafile.yml',
               {**({'Collections': list(collections.values())} if family == '.' else {}), 'Models': models})

@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 from mmengine.config import Config
 from torch import nn
+from tqdm import tqdm
 
 from mmprovpt.cli.runner import build_model
 from mmprovpt.shipped import shipped
@@ -94,7 +95,7 @@ def attempt(part, arguments, folder):
 def main():
     torch.manual_seed(0)
     image, boxes = torch.randn(1, 3, 64, 64), torch.tensor([[0, 1., 2., 30., 40.], [0, 5., 5., 20., 20.]])
-    for name, path in CONFIGS.items():
+    for name, path in tqdm(CONFIGS.items(), unit='model'):
         model = build(path)
         parts = {'maps of the dense head': (Maps, image), 'whole': (Whole, image)}
         if hasattr(model, 'roi_head'):

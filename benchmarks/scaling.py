@@ -26,6 +26,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from mmprovpt import inject_prompts
 from mmprovpt.cli.runner import build_runner
@@ -123,7 +124,7 @@ def main():
     torch.set_num_threads(1)
     plain, ratios, moments = [], ([], []), []
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(args.rounds + 1):
+        for turn in tqdm(range(args.rounds + 1), unit='round', disable=int(os.environ.get('RANK', 0)) > 0):
             vpt, _ = seconds(folder, False, args)
             provpt, delays = seconds(folder, True, args)
             if turn:  # the first turn warms up

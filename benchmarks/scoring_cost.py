@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import torch
 from performance import subjects
+from tqdm import tqdm
 
 from mmprovpt import inject_prompts
 from mmprovpt.relocation import CRITERIA
@@ -59,7 +60,7 @@ def main():
         inject_prompts(backbone, dict(type='StaticPrompts', num_tokens=args.prompts))
         backbone.train()
         times = {criterion: [] for criterion in (None, *args.criteria)}
-        for turn in range(args.rounds + 1):
+        for turn in tqdm(range(args.rounds + 1), unit='round', desc=name):
             for criterion in times:
                 passed = seconds(backbone, x, criterion, args)
                 if turn:  # the first turn warms up

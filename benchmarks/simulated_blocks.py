@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import torch
+from tqdm import tqdm
 
 from mmprovpt.relocation import ALLOCATORS, IdlenessPruner, Relocator
 
@@ -105,7 +106,7 @@ def main():
                 print('|---|---|---|' + '---|' * 10)
                 for method in args.only:
                     run = partial(play, method, periods=args.periods, noise=noise, task=task)
-                    curves = list(pool.map(run, range(args.seeds)))
+                    curves = list(tqdm(pool.map(run, range(args.seeds)), total=args.seeds, desc=method, leave=False))
                     spans = [(0, args.periods), (edges[7], args.periods)]
                     total = ['{:.2f} ({:.2f})'.format(*lead(curves, *span)) for span in spans]
                     tenths = [f'{lead(curves, *span)[0]:.2f}' for span in zip(edges, edges[1:])]

@@ -24,6 +24,7 @@ import timm
 import torch
 from pages import write_between
 from timm.models import list_models, model_entrypoint
+from tqdm import tqdm
 
 from mmprovpt import inject_prompts, tuned_state_dict
 from mmprovpt.attention.support import find_blocks, full_name
@@ -222,7 +223,7 @@ def main():
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
     start, results, slowest = time.time(), {}, ('', 0.)
-    for name in args.names or list_models():
+    for name in tqdm(args.names or list_models(), unit='name'):
         begun = time.time()
         results[name] = try_name(name, args.limit)
         slowest = max(slowest, (name, time.time() - begun), key=lambda each: each[1])

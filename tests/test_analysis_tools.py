@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+from mmprovpt.visualization import read_training
+
 ROOT = Path(__file__).parents[1]
 VIT = dict(type='mmprovpt.PromptedVisionTransformer', prompts=dict(type='StaticPrompts', num_tokens=2),
            img_size=32, patch_size=8)
@@ -59,6 +61,57 @@ def test_mistakes_of_plot_relocation(call, tmp_path):
                           ([logs[0], '--names', 'A', 'B'], '1 logs, but --names gives 2')):
         with pytest.raises(SystemExit, match=message):
             call('plot_relocation', *args, '--out', tmp_path / 'out.png')
+    assert not (tmp_path / 'out.png').exists()
+
+
+def write_run(folder, epochs=True):
+    """Two periods of 5 iterations of a run with a validation after each."""
+    (folder / 'vis_data').mkdir(parents=True)
+    rows = []
+    for period in (1, 2):
+        rows += [dict(loss=3 / period, epoch=period, iter=5 * period - 1, step=5 * period - 1),
+                 {'top1': 10. * period, 'mIoU': 20. * period, 'time': .1, 'step': period if epochs else 5 * period},
+                 {'train/relocation/loss': 1., 'step': 5 * period}]
+    (folder / 'vis_data/scalars.json').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    line = 'Epoch(train)  [1][4/5]  lr: 1' if epochs else 'Iter(train) [ 4/10] lr: 1'
+    (folder / 'a.log').write_text(f'noise\n10:15 - INFO - {line}\n')
+    moves = [(1, 0, 1, [1, 3]), (2, 1, 1, [1, 3])]
+    (folder / 'relocations.jsonl').write_text(''.join(json.dumps(
+        {'period': period, 'iter': 5 * period, 'from': source, 'to': target, 'previous_reward': None,
+         'distribution': counts}) + '\n' for period, source, target, counts in moves))
+    return folder
+
+
+@pytest.mark.parametrize('epochs', [True, False])
+def test_plot_training(call, tmp_path, capsys, epochs):
+    training = read_training(write_run(tmp_path / 'run/2026', epochs))
+    assert training.losses.tolist() == [[4, 3], [9, 1.5]]
+    assert {name: values.tolist() for name, values in training.metrics.items()} == {
+        'mIoU': [[5, 20], [10, 40]], 'top1': [[5, 10], [10, 20]]}
+    assert training.closed == [5, 10] and training.moved == [5]
+    assert training.relocations.counts.T.tolist() == [[2, 2], [1, 3], [1, 3]]
+    call('plot_training', tmp_path / 'run', '--out', tmp_path / 'new/one.png')
+    call('plot_training', tmp_path / 'run', '--out', tmp_path / 'two.png', '--metric', 'top1', 'mIoU')
+    (tmp_path / 'run/2026/relocations.jsonl').unlink()
+    call('plot_training', tmp_path / 'run/2026', '--out', tmp_path / 'static.png')
+    heights = []
+    for name in ('static', 'new/one', 'two'):
+        with Image.open(tmp_path / f'{name}.png') as image:
+            heights.append(image.height)
+    assert heights == sorted(set(heights))  # a panel more each
+    assert capsys.readouterr().out.splitlines()[0] == str(tmp_path / 'new/one.png')
+
+
+def test_mistakes_of_plot_training(call, tmp_path):
+    run = write_run(tmp_path / 'run')
+    for args, message in (([tmp_path / 'nowhere'], 'error: no run in .*nowhere'),
+                          ([run, '--metric', 'mAP'], "no metric 'mAP', but mIoU, top1"),
+                          ([run, '--out', run / 'relocations.jsonl'], 'relocations.jsonl')):
+        with pytest.raises(SystemExit, match=message):
+            call('plot_training', '--out', tmp_path / 'out.png', *args)
+    (run / 'vis_data/scalars.json').write_text('')
+    with pytest.raises(SystemExit, match='holds no loss'):
+        call('plot_training', run, '--out', tmp_path / 'out.png')
     assert not (tmp_path / 'out.png').exists()
 
 

@@ -1,4 +1,5 @@
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import timm
@@ -31,6 +32,16 @@ def test_plain_pytorch(capsys):
     losses = [float(line.split('loss ')[1].split(',')[0]) for line in capsys.readouterr().out.splitlines()
               if line.startswith('period ')]
     assert len(losses) == 5 and losses[-1] < losses[0]
+
+
+def test_compiling_says_how_long_it_will_take():
+    """What pip and ninja say becomes a line for each file, with the rest of the time; what is noise is left out."""
+    script = 'echo Collecting x; echo noise; echo " [1/3] c++"; sleep 1; echo "  [2/3] c++"; echo "[3/3] link"'
+    done = subprocess.run(['bash', '-c', f'({script}) | requirements/compile_progress.sh'], cwd=PATH.parents[1],
+                          capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ['Collecting x', '  compiled [1/3]'] and lines[3] == '  compiled [3/3], 0 min 0 s left'
+    assert lines[2] in ('  compiled [2/3], 0 min 1 s left', '  compiled [2/3], 0 min 2 s left')
 
 
 def test_it_needs_no_openmmlab():

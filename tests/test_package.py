@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from packaging.requirements import Requirement
+from PIL import Image
 
 import mmprovpt
 from mmprovpt import visualization
@@ -83,13 +84,14 @@ def _normal(name: str) -> str:
 
 @pytest.fixture(scope='module')
 def run_only():
-    """Run code where only a distribution, what it needs, and this package can be imported."""
+    """Run code where only distributions, what they need, and this package can be imported."""
     homes = metadata.packages_distributions()
 
-    def run_only(distribution: str, code: str) -> subprocess.CompletedProcess:
-        needed = requirements(distribution)
+    def run_only(distributions: str, code: str) -> subprocess.CompletedProcess:
+        needed = set().union(*map(requirements, distributions.split()))
         allowed = {module for module, names in homes.items() if needed & set(map(_normal, names))} | {'mmprovpt'}
-        assert not allowed & {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'matplotlib', 'cv2', 'sklearn', 'ray'}
+        assert not allowed & {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'ray'}
+        assert ('matplotlib' in allowed) == ('sklearn' in allowed) == ('matplotlib' in distributions)
         return run(ONLY.format(allowed=allowed) + code)
 
     return run_only
@@ -148,6 +150,21 @@ def test_injection_needs_torch_and_timm(name, kwargs, form, total, run_only):
     result = run_only('timm', INJECT.format(name=name, kwargs=kwargs, form=form))
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == f'True {total}'
+
+
+def test_ten_lines_of_readme(run_only, tmp_path):
+    """As they stand there: prompts, training, relocations and a picture, by PyTorch, timm and what draws alone."""
+    code = re.search('```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S).group(1)
+    lines = [line for line in code.splitlines() if line and not line.startswith(('import ', 'from '))]
+    assert len(lines) == 10
+    result = run_only('timm matplotlib scikit-learn', f'import os\nos.chdir({str(tmp_path)!r})\n{code}'
+                      'print(len(periods), sum(prompts.distribution.tolist()), [len(each.moves) for each in periods])')
+    assert result.returncode == 0, result.stderr
+    first, last = map(float, re.match(r'loss (\S+) to (\S+); prompts.png\n', result.stdout).groups())
+    assert last < first / 2
+    assert result.stdout.splitlines()[1] == '8 60 [1, 1, 1, 1, 1, 1, 1, 0]'
+    with Image.open(tmp_path / 'prompts.png') as image:
+        image.verify()
 
 
 def test_import_loads_nothing():

@@ -19,7 +19,9 @@ pytest.importorskip('sklearn')
 
 ROOT = Path(__file__).parents[1]
 DET = 'configs/demo/mask_rcnn_swin_mini_provpt_digits.py'
+CLS = 'configs/demo/swin_mini_provpt_digits.py'
 SEG = 'configs/demo/setr_pup_vit_mini_provpt_digits.py'
+HEADING = 32  # px, of the line above each picture
 FACTOR = 4  # 160 px become the least multiple that is not below 512
 
 
@@ -33,12 +35,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def visualize(root, call, monkeypatch):
-    """Call the tool in this process; returns the pictures, a float array (H, W, 3) each, in order."""
+    """Call the tool in this process; returns the pictures below their headings, float (H, W, 3)."""
     monkeypatch.chdir(root)
 
     def visualize(config, checkpoint, out, *args):
         call('visualize', ROOT / config, checkpoint, '--out', out, *args)
-        return [np.array(Image.open(path)).astype(float) for path in sorted(out.glob('*.png'))]
+        return [np.array(Image.open(path)).astype(float)[HEADING:] for path in sorted(out.glob('*.png'))]
 
     return visualize
 
@@ -130,8 +132,23 @@ def test_detection(root, visualize, tmp_path, monkeypatch):
             assert np.median(np.abs(pixels - image)[outside]) < 6
 
 
+def test_classification(visualize, tmp_path):
+    cfg, model = build(CLS)
+    torch.manual_seed(0)
+    model.backbone.prompts.reset_parameters()
+    torch.nn.init.normal_(model.head.fc.weight)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'full.pth')
+    pictures = visualize(CLS, tmp_path / 'full.pth', tmp_path / 'out', '--num', '3')
+    assert len(pictures) == 3
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    for number, picture in enumerate(pictures):
+        info = dataset.get_data_info(number * len(dataset) // 3)  # spread over the data
+        image = np.array(Image.open(info['img_path'])).astype(float)
+        assert picture.shape == (560, 560, 3)  # 56 px, ten times
+        assert np.abs(picture[5::10, 5::10] - image).mean() < 6
+
+
 @pytest.mark.parametrize('config, option, message', [
-    ('configs/demo/swin_mini_provpt_digits.py', [], 'is a config of mmpretrain: this draws those of mmdet and mmseg'),
     (SEG, ['--cfg-options', 'val_dataloader.dataset.data_root=nowhere'], 'the config names files that cannot be used'),
     (SEG, ['--cfg-options', 'model.decode_head.channels=8'], 'a.pth does not fit the config'),
 ])

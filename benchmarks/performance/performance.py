@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 STARTED = time.monotonic()  # imports count
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]  # from a clone, installed or not
 
@@ -239,7 +241,7 @@ def measure_memory(row, clock, args):
 def run(plan, clock, args, save):
     """Measure row by row; ``save`` gets each."""
     models = {}
-    for row in plan:
+    for row in tqdm(plan, unit='row', disable=None):
         result = dict(row._asdict(), size=row.size)
         if clock.left() < 8:
             save(dict(result, rounds=0, notes=dict(all='no time was left')))

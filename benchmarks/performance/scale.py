@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing
 from torch import distributed
+from tqdm import tqdm
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]  # from a clone, installed or not
 
@@ -132,7 +133,7 @@ def measure(only, rounds, save):
             save(what, periods(SIZES[what]))
             continue
         found = {}
-        for size in SIZES[what]:
+        for size in tqdm(SIZES[what], desc=what):
             found[size] = processes(size) if what == 'processes' else steps(
                 rounds, **{what: size}, **(dict(blocks=4) if what == 'pixels' else {}))
             print(what, size, f'{statistics.median(found[size]["ms"]):.1f} ms', flush=True)

@@ -3,7 +3,10 @@
 # checkpoint: tools/pretrain_miniature.py.
 _base_ = '../mask_rcnn_swin_t_provpt_coco.py'
 
-metainfo = dict(classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
+metainfo = dict(
+    classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'),
+    palette=[(230, 25, 75), (245, 130, 48), (255, 225, 25), (190, 240, 60), (60, 220, 120), (70, 240, 240),
+             (0, 100, 220), (145, 30, 220), (240, 50, 230), (250, 190, 190)])
 num_classes = len(metainfo['classes'])
 # Narrower Swin, 1.8 M parameters
 model = dict(

@@ -28,6 +28,7 @@ TOOLS = {
     'count-parameters': 'analysis_tools/count_parameters.py',
     'plot-attention': 'analysis_tools/plot_attention.py',
     'plot-relocation': 'analysis_tools/plot_relocation.py',
+    'plot-training': 'analysis_tools/plot_training.py',
     'convert-weights': 'model_converters/to_mmpretrain.py',
     'miniature-coco': 'dataset_converters/miniature_coco.py',
     'miniature-vtab': 'dataset_converters/miniature_vtab.py',

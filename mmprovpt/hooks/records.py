@@ -5,7 +5,7 @@ import os.path as osp
 
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
-from torch import Tensor
+from mmengine.visualization import TensorboardVisBackend
 
 from mmprovpt.relocation import Move, Period, RelocationLog
 from mmprovpt.relocation.history import read_rows, rows_of, with_previous_reward
@@ -27,12 +27,10 @@ class Records:
         """Where the file is, from the work directory: of a checkpoint, for who resumes it there or elsewhere."""
         return osp.relpath(self.log.path, runner.work_dir)
 
-    def write(self, runner: Runner, period: Period, distribution: Tensor) -> None:
-        """Note a period, after which blocks have these numbers of prompts, (L,) int64."""
+    def write(self, runner: Runner, period: Period) -> None:
+        """Note a period."""
         try:
-            self.log.append(rows_of(
-                period.number, runner.iter, period.loss, period.moves, period.previous_reward, distribution.tolist(),
-                period.block_idleness, period.diagnostics.get('entropy') if period.moves else None))
+            self.log.append(rows_of(period, runner.iter))
         except OSError as error:
             runner.logger.warning(f'{self.log.path} will lack period {period.number}: {error}')
         scalars = dict(loss=period.loss, reward=period.previous_reward, **period.diagnostics)
@@ -42,9 +40,20 @@ class Records:
             runner.visualizer.add_scalars(
                 {f'train/relocation/{name}': value for name, value in scalars.items()
                  if value is not None and math.isfinite(value)}, step=runner.iter)
+            self._show(runner)
         except Exception as error:  # of whichever backend
-            runner.logger.warning(f'The scalars of period {period.number} could not be written: {error}')
+            runner.logger.warning(f'The scalars or the picture of period {period.number} could not be written: {error}')
         runner.logger.log(logging.WARNING if period.skipped else logging.INFO, _sentence(period))
+
+    def _show(self, runner: Runner) -> None:
+        """The picture so far, where TensorBoard shows it beside the curves."""
+        backends = [backend for backend in runner.visualizer._vis_backends.values()
+                    if isinstance(backend, TensorboardVisBackend)]
+        if backends and self.log.path.exists():
+            from mmprovpt.visualization import read_log, relocation_image
+            image = relocation_image(read_log(self.log.path, ''))
+            for backend in backends:
+                backend.add_image('train/relocation/distribution', image, step=runner.iter)
 
     def draw(self, runner: Runner) -> None:
         """Draw the file, if a period has closed."""

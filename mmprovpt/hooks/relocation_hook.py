@@ -31,10 +31,10 @@ class PromptRelocationHook(Hook):
     only, and training does not end on a prompt that was just moved. Averages of EMAHook move along.
 
     Rank 0 logs to ``relocations.jsonl`` in the log directory (see :class:`~mmprovpt.relocation.RelocationLog`), to the
-    log, and as scalars ``train/relocation/*`` to every visualisation backend; after training it draws
-    ``prompt_distribution.png`` beside the file. Checkpoints carry all that decides; the log of a resumed run begins
-    with that of the run before. No global random generator moves. So that training itself draws again what it would
-    have drawn, add :class:`~mmprovpt.hooks.IterationSeedHook`; without it, a warning says so.
+    log, and as scalars ``train/relocation/*`` to every visualisation backend (TensorBoard gets the picture, too); after
+    training it draws ``prompt_distribution.png`` beside the file. Checkpoints carry all that decides; the log of a
+    resumed run begins with that of the run before. No global random generator moves. So that training itself draws
+    again what it would have drawn, add :class:`~mmprovpt.hooks.IterationSeedHook`; without it, a warning says so.
 
     Args:
         interval (int): Length of a period, >= 1.
@@ -146,7 +146,7 @@ class PromptRelocationHook(Hook):
         self.session.gather()  # for a checkpoint within a period
         period = self.session.finish() if self._period_is_over(runner) else None
         if period is not None:
-            self.records.write(runner, period, self.session.prompts.distribution)
+            self.records.write(runner, period)
         self.records.draw(runner)
 
     def _period_is_over(self, runner: Runner) -> bool:
@@ -180,7 +180,7 @@ class PromptRelocationHook(Hook):
         with fixed_randomness(runner.seed, self._boundary):  # a row may be drawn anew
             period = self.session.close_period(verified)
         if period is not None:
-            self.records.write(runner, period, self.session.prompts.distribution)
+            self.records.write(runner, period)
 
     # Checkpoints
 

@@ -3,12 +3,12 @@ from .allocator import ALLOCATORS, Allocator
 from .arrival import ARRIVALS
 from .bandits import NeedAllocator, StayAllocator, ThompsonAllocator, UniformAllocator
 from .criteria import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
-from .history import RelocationLog
+from .history import Period, RelocationLog
 from .ppo import PPOAllocator
 from .pruners import PRUNERS, IdlenessPruner, RandomPruner
 from .relocator import Move, Relocator
 from .reward import PeriodLoss, RewardBaseline
-from .session import Period, RelocationSession
+from .session import RelocationSession
 
 __all__ = [
     'ALLOCATORS', 'ARRIVALS', 'CRITERIA', 'PRUNERS', 'Allocator', 'FisherGateIdleness', 'IdlenessPruner', 'Move',

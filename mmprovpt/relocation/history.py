@@ -3,8 +3,40 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmprovpt.files import write_atomically
+
+from .relocator import Move
+
+
+class Period(NamedTuple):
+    """A period that has closed.
+
+    Attributes:
+        number: From 1.
+        loss: Mean training loss, of its last part where ``loss_tail`` is less than 1; NaN if an iteration's was.
+        moves: Carried out after it, in this order.
+        previous_reward: Of the moves that opened it (PRO-VPT Eq. 8); None where there were none, or it is not known.
+        distribution: Number of prompts in each block after the moves, L of them.
+        block_idleness: Mean idleness of each block's prompts, L numbers, None where a block has none or it is not
+            finite.
+        diagnostics: Scalars of the allocator, such as the entropy of its policy in nats.
+        num_dropped: Iterations whose gradients were not finite, and whose scores therefore do not count.
+    """
+    number: int
+    loss: float
+    moves: list[Move]
+    previous_reward: float | None
+    distribution: list[int]
+    block_idleness: list[float | None]
+    diagnostics: dict[str, float]
+    num_dropped: int
+
+    @property
+    def skipped(self) -> bool:
+        """Whether nothing could be decided, because a loss or all scores were not finite."""
+        return not math.isfinite(self.loss) or not any(mean is not None for mean in self.block_idleness)
 
 
 class RelocationLog:
@@ -35,23 +67,23 @@ class RelocationLog:
         write_atomically(_lines(rows).encode(), self.path)
 
 
-def rows_of(number: int, iteration: int, loss: float, moves: Sequence[tuple], previous_reward: float | None,
-            distribution: Sequence[int], block_idleness: Sequence[float | None],
-            entropy: float | None) -> list[dict]:
-    """The rows of a period, one for each move ``(prompt, source, target, idleness)`` or one without any."""
+def rows_of(period: Period, iteration: int) -> list[dict]:
+    """The rows of a period that closed after so many iterations, one for each move or one without any."""
+    entropy = period.diagnostics.get('entropy') if period.moves else None
+    moves: Sequence[tuple] = period.moves or [(None, ) * 4]
     return [{
-        'period': number,
+        'period': period.number,
         'iter': iteration,
-        'loss': _finite(loss),
+        'loss': _finite(period.loss),
         'prompt': prompt,
         'from': None if source == -1 else source,
         'to': None if target == -1 else target,
         'idleness': _finite(idleness),
-        'previous_reward': _finite(previous_reward),
-        'distribution': list(distribution),
-        'block_idleness': [_finite(mean) for mean in block_idleness],
+        'previous_reward': _finite(period.previous_reward),
+        'distribution': list(period.distribution),
+        'block_idleness': [_finite(mean) for mean in period.block_idleness],
         'entropy': _finite(entropy),
-    } for prompt, source, target, idleness in moves or [(None, ) * 4]]
+    } for prompt, source, target, idleness in moves]
 
 
 def read_rows(path: str | Path, last_period: int | None = None) -> list[dict]:

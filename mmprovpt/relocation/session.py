@@ -1,8 +1,8 @@
 """The protocol of relocation, for any training loop."""
 import inspect
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from . import ranks
 from .allocator import ALLOCATORS, Signals
 from .arrival import build_arrival
 from .criteria import CRITERIA
+from .history import Period
 from .pruners import PRUNERS
 from .relocator import Move, Relocator
 from .reward import PeriodLoss
@@ -25,33 +26,6 @@ if TYPE_CHECKING:
 VERSION = 2  # of the state; 1 had no number
 SIGNALS = ('need', )
 RELOCATOR_OPTIONS = ('relocate_per_period', 'reward_baseline', 'reward_idleness', 'reward_loss_scale', 'state')
-
-
-class Period(NamedTuple):
-    """A period that has closed.
-
-    Attributes:
-        number: From 1.
-        loss: Mean training loss, of its last part where ``loss_tail`` is less than 1; NaN if an iteration's was.
-        moves: Carried out after it, in this order.
-        previous_reward: Of the moves that opened it (PRO-VPT Eq. 8); None where there were none, or it is not known.
-        block_idleness: Mean idleness of each block's prompts, L numbers, None where a block has none or it is not
-            finite.
-        diagnostics: Scalars of the allocator, such as the entropy of its policy in nats.
-        num_dropped: Iterations whose gradients were not finite, and whose scores therefore do not count.
-    """
-    number: int
-    loss: float
-    moves: list[Move]
-    previous_reward: float | None
-    block_idleness: list[float | None]
-    diagnostics: dict[str, float]
-    num_dropped: int
-
-    @property
-    def skipped(self) -> bool:
-        """Whether nothing could be decided, because a loss or all scores were not finite."""
-        return not math.isfinite(self.loss) or not any(mean is not None for mean in self.block_idleness)
 
 
 class RelocationSession:
@@ -71,7 +45,8 @@ class RelocationSession:
                 session.close_period()
         session.finish()                        # the reward of the last moves
 
-    Gradients are read in the backward pass, so it does not matter when the optimizer steps and zeroes them. Nothing
+    A loop without a loss scaler, accumulation or clipping may leave an iteration to ``step``. Gradients are read in the
+    backward pass, so it does not matter when the optimizer steps and zeroes them. Nothing
     within a period waits for the device.
 
     Where torch.distributed is initialised, every rank has a session and calls the same methods; rank 0 decides with the
@@ -211,6 +186,29 @@ class RelocationSession:
         self.criterion.update(loss, clip)
         self.loss.add(loss, position, length)
 
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """A whole iteration: the forward, the backward, and a step of each optimizer.
+
+        Args:
+            closure (Callable): Runs the forward and returns the loss, one element.
+
+        Returns:
+            Tensor: The loss, detached.
+
+        Raises:
+            RuntimeError: As ``end_iteration``.
+            ConfigError: The same.
+        """
+        self.begin_iteration()
+        loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        self.end_iteration(loss)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.detach()
+
     def _see_gradient(self, grad: Tensor) -> None:
         self._has_gradient = True
 
@@ -279,7 +277,7 @@ class RelocationSession:
         self.apply([(prompt, block) for prompt, block in decision if prompt >= 0])
         self.criterion.reset()
         self.loss.reset()
-        return closed[0] if closed else None
+        return closed[0]._replace(distribution=self.prompts.distribution.tolist()) if closed else None
 
     def finish(self) -> Period | None:
         """Close the last period, if it is complete: moves get their reward, and none follow; every rank must call it.
@@ -313,7 +311,7 @@ class RelocationSession:
         self.period += 1
         idleness, index = self.criterion.compute()[0], self.prompts.block_index.cpu()
         means = [float(idleness[index == block].mean()) for block in range(self.prompts.num_blocks)]
-        return Period(self.period, loss, moves, previous_reward,
+        return Period(self.period, loss, moves, previous_reward, self.prompts.distribution.tolist(),
                       [mean if math.isfinite(mean) else None for mean in means],
                       dict(self.relocator.allocator.diagnostics), self.criterion.num_dropped)
 

@@ -4,11 +4,13 @@ import importlib
 # Public name → the module that has it.
 _HOMES = dict(
     attention_maps='attention', visit_attention='attention', plot_attention='attention_figure',
-    plot_prompt_sets='sets', plot_relocation='relocation', LogError='runs', Run='runs', read_log='runs', run_of='runs')
+    plot_prompt_sets='sets', plot_relocation='relocation', plot_training='training', read_training='training',
+    Training='training', relocation_image='relocation', LogError='runs', Run='runs', read_log='runs', run_of='runs',
+    run_of_periods='runs')
 
 __all__ = [
-    'LogError', 'Run', 'attention_maps', 'plot_attention', 'plot_prompt_sets', 'plot_relocation', 'read_log', 'run_of',
-    'visit_attention'
+    'LogError', 'Run', 'Training', 'attention_maps', 'plot_attention', 'plot_prompt_sets', 'plot_relocation',
+    'plot_training', 'read_log', 'read_training', 'relocation_image', 'run_of', 'run_of_periods', 'visit_attention'
 ]
 
 

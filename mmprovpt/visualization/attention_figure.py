@@ -29,7 +29,7 @@ def plot_attention(maps: AttentionMaps, image: np.ndarray, path: str | Path, tit
         ``path``.
     """
     rows = math.ceil(len(maps.patches) / MAPS_PER_ROW)
-    heights = [3.2, rows * (0.3 + 1.9 * image.shape[0] / image.shape[1])]  # inches
+    heights = [3.2, rows * (0.5 + 1.9 * image.shape[0] / image.shape[1])]  # inches
     figure = Figure(figsize=(12, sum(heights)), dpi=150, layout='constrained')
     FigureCanvasAgg(figure)
     parts = figure.subfigures(2, 1, height_ratios=heights) if rows else None
@@ -37,9 +37,10 @@ def plot_attention(maps: AttentionMaps, image: np.ndarray, path: str | Path, tit
     left, right = top.subplots(1, 2, width_ratios=[1, 3])
     left.imshow(image)
     left.set_axis_off()
-    left.set_title(title, fontsize=8)
+    left.set_title(title, fontsize=10)
     _draw_prompts(right, maps)
     if rows:
+        parts[1].suptitle('Its attention to patches, and their share of the whole', fontsize=10)
         grid = list(parts[1].subplots(rows, MAPS_PER_ROW, squeeze=False).flat)
         for axes in grid:
             axes.set_axis_off()
@@ -48,7 +49,7 @@ def plot_attention(maps: AttentionMaps, image: np.ndarray, path: str | Path, tit
             size = image.shape[:2]
             smooth = F.interpolate(patches[None, None].float(), size, mode='bilinear')[0, 0]
             axes.imshow(smooth, cmap='inferno', alpha=0.7)
-            axes.set_title(f'block {block}: {float(patches.sum()):.0%}', fontsize=8)
+            axes.set_title(f'block {block}: {float(patches.sum()):.0%}', fontsize=10)
     save(figure, Path(path))
     return Path(path)
 
@@ -56,13 +57,14 @@ def plot_attention(maps: AttentionMaps, image: np.ndarray, path: str | Path, tit
 def _draw_prompts(axes, maps: AttentionMaps) -> None:
     """Bars: all prompts of a block; dots: each of them."""
     blocks = range(len(maps.prompts))
-    axes.bar(blocks, [float(prompts.sum()) for prompts in maps.prompts], color='C0', alpha=0.35, label='all prompts')
+    axes.bar(blocks, [float(prompts.sum()) for prompts in maps.prompts],
+             color='#56B4E9', alpha=0.6, label='all prompts')
     points = [(block, float(weight)) for block in blocks for weight in maps.prompts[block]]
     if points:
-        axes.scatter(*zip(*points), s=12, color='C3', linewidths=0, alpha=0.8, label='each prompt', zorder=3)
+        axes.scatter(*zip(*points), s=16, color='#D55E00', linewidths=0, alpha=0.8, label='each prompt', zorder=3)
     who = 'the class token' if maps.patches else 'all queries (mean)'
     counts = [f'{block}\n({len(maps.prompts[block])})' for block in blocks]
-    axes.set_xticks(list(blocks), counts, fontsize=8)
-    axes.set(xlabel='Block (and its number of prompts)', ylabel='Attention weight', ylim=(0, None),
-             title=f'Attention of {who} to prompts')
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_xticks(list(blocks), counts, fontsize=9)
+    axes.set(xlabel='Block (and its number of prompts)', ylabel='Attention weight', ylim=(0, None))
+    axes.set_title(f'Attention of {who} to prompts', fontsize=10)
+    axes.legend(fontsize=9, frameon=False)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from mmprovpt.files import write_atomically
 
@@ -21,6 +21,7 @@ MAX_ANNOTATED_BLOCKS = 32
 # Periods of the running mean over rewards, which are noisy.
 SMOOTHING = 10
 CURVE_HEIGHT = 1.5  # inch
+LINE = '#0072B2'
 COLOURS = colormaps['RdBu_r'].with_extremes(bad='0.85')
 
 
@@ -42,13 +43,26 @@ def plot_relocation(runs: Sequence[Run], path: str | Path) -> Path:
     Raises:
         ValueError: If there is no run, or the numbers of blocks differ.
     """
+    save(_figure(runs), Path(path))
+    return Path(path)
+
+
+def relocation_image(run: Run, dpi: int = 70) -> np.ndarray:
+    """What ``plot_relocation`` draws of one run, as an array (H, W, 3) uint8, RGB."""
+    figure = _figure([run], dpi)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _figure(runs: Sequence[Run], dpi: int = 150) -> Figure:
+    """The whole figure, see ``plot_relocation``."""
     blocks = {len(run.counts) for run in runs}
     if len(blocks) != 1:
         raise ValueError(f'need runs over the same number of blocks, got {[len(run.counts) for run in runs]}')
     panels = [panel for panel in PANELS if any(np.isfinite(panel.data(run)).any() for run in runs)]
     map_height = float(np.clip(0.8 + 0.24 * blocks.pop(), 1.6, 5.5))
     heights = [map_height if panel.is_map else CURVE_HEIGHT for panel in panels]
-    figure = Figure(figsize=(_width(runs), sum(heights) + 0.5), dpi=150, layout='constrained')
+    figure = Figure(figsize=(_width(runs), sum(heights) + 0.5), dpi=dpi, layout='constrained')
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(panels), len(runs), squeeze=False, sharex='col', height_ratios=heights)
     for panel, row in zip(panels, grid):
@@ -58,10 +72,9 @@ def plot_relocation(runs: Sequence[Run], path: str | Path) -> Path:
         top.set_title(run.name, fontsize=11)
         bottom.set_xlabel('Period')
         bottom.set_xlim(-0.5, run.counts.shape[1] - 0.5)
-        bottom.xaxis.set_major_locator(_integers(10))
+        bottom.xaxis.set_major_locator(integers(10))
     figure.align_ylabels(grid[:, 0])
-    save(figure, Path(path))
-    return Path(path)
+    return figure
 
 
 class _Map:
@@ -97,20 +110,20 @@ class _Map:
             extent = (self.first - 0.5, self.first + columns - 0.5, -0.5, len(values) - 0.5)
             image = axes.imshow(np.ma.masked_invalid(values), norm=norm, cmap=COLOURS, aspect='auto',
                                 interpolation='nearest', origin='lower', extent=extent)
-            axes.yaxis.set_major_locator(_integers(12))
+            axes.yaxis.set_major_locator(integers(12))
             if self.field == 'counts' and columns <= MAX_ANNOTATED_PERIODS and len(values) <= MAX_ANNOTATED_BLOCKS:
                 _annotate(axes, image, values)
             if not shared or number == len(runs) - 1:
-                ticks = _integers(6) if self.field == 'counts' else _halves(norm)
+                ticks = integers(6) if self.field == 'counts' else MaxNLocator(5, symmetric=True)
                 bar = figure.colorbar(image, ax=list(row) if shared else axes, ticks=ticks, label=self.colours,
-                                      format=None if self.field == 'counts' else '%.2g')
+                                      format=None if self.field == 'counts' else _powers())
                 bar.minorticks_off()
 
     def _norms(self, runs: Sequence[Run]) -> list[TwoSlopeNorm]:
         if self.field == 'counts':
             if len({run.counts[:, 0].sum() for run in runs}) == 1:
-                return [_counts_norm([run.counts for run in runs])] * len(runs)
-            return [_counts_norm([run.counts]) for run in runs]
+                return [counts_norm([run.counts for run in runs])] * len(runs)
+            return [counts_norm([run.counts]) for run in runs]
         # Losses differ in scale from task to task.
         return [_idleness_norm(run.idleness) for run in runs]
 
@@ -147,10 +160,10 @@ class _Curve:
             text, height = self.reference(run)
             axes.axhline(height, color='0.6', linewidth=0.8, label=text)
             smooth = self.smooth and len(values) >= 2 * SMOOTHING
-            style = dict(color='C0', alpha=0.35, marker=None) if smooth else dict(color='C0', marker='.', markersize=4)
+            style = dict(color=LINE, alpha=0.35, marker=None) if smooth else dict(color=LINE, marker='.', markersize=4)
             axes.plot(periods, values, linewidth=1, **style)
             if smooth:
-                axes.plot(periods, running_mean(values, SMOOTHING), color='C0', linewidth=1.6,
+                axes.plot(periods, running_mean(values, SMOOTHING), color=LINE, linewidth=1.6,
                           label=f'mean of {SMOOTHING} periods')
             if text or smooth:
                 axes.legend(fontsize=7, frameon=False, loc='best', ncols=2, borderaxespad=0.2)
@@ -176,17 +189,20 @@ def _width(runs: Sequence[Run]) -> float:
     return 1.8 + sum(float(np.clip(1 + 0.4 * run.counts.shape[1], 4.5, max(most, 4.5))) for run in runs)
 
 
-def _integers(most: int) -> MaxNLocator:
+def integers(most: int) -> MaxNLocator:
     """Ticks at round whole numbers only, at most so many."""
     return MaxNLocator(nbins=most, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
-def _halves(norm: TwoSlopeNorm) -> list[float]:
-    return [norm.vmin, norm.vmin / 2, 0, norm.vmax / 2, norm.vmax]
+def _powers() -> ScalarFormatter:
+    """Small numbers with their power of ten written once, above."""
+    formatter = ScalarFormatter(useMathText=True)
+    formatter.set_powerlimits((-2, 3))
+    return formatter
 
 
-def _counts_norm(counts: Sequence[np.ndarray]) -> TwoSlopeNorm:
-    """Colours centred on the initial mean: symmetric, except that the scale ends at 0 below."""
+def counts_norm(counts: Sequence[np.ndarray]) -> TwoSlopeNorm:
+    """For numbers of prompts, (L, columns) of each run: centred on the initial mean, symmetric but for its end at 0."""
     centre = counts[0][:, 0].mean()
     reach = max(max(np.abs(each - centre).max() for each in counts), 1)
     below = min(reach, centre) or 1

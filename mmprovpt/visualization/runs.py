@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmprovpt.relocation.history import with_previous_reward
+from mmprovpt.relocation.history import Period, rows_of, with_previous_reward
 
 # Without these a line is no row of relocations.jsonl.
 _KEYS = ('period', 'from', 'to', 'distribution')
@@ -60,6 +60,12 @@ def run_of(initial: Sequence[int], rows: Sequence[dict], name: str = '', warning
         _floats(idleness, (len(rows), blocks)).T,
         _floats(rewards, (len(rows), )),
         _floats([row.get('entropy') for row in rows], (len(rows), )), warning)
+
+
+def run_of_periods(periods: Sequence[Period], name: str = '') -> Run:
+    """A run in a loop of your own, from what ``RelocationSession`` returned when its periods closed, one or more."""
+    rows = [row for period in periods for row in rows_of(period, period.number)]
+    return run_of(_initial(rows), rows, name)
 
 
 def read_log(path: str | Path, name: str | None = None) -> Run:

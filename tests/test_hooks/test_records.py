@@ -1,4 +1,7 @@
 """What a run tells of its relocations: scalars, lines of the log, a picture; and where they cannot be written."""
+import io
+
+import numpy as np
 import pytest
 from mmengine.hooks import Hook
 from PIL import Image
@@ -6,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_hooks.toy_run import make_runner, read_rows, relocation_hook
 
 from mmprovpt.relocation import RelocationLog
+from mmprovpt.visualization import read_log, relocation_image
 
 
 def test_scalars_reach_tensorboard_and_the_log(tmp_path):
@@ -15,7 +19,7 @@ def test_scalars_reach_tensorboard_and_the_log(tmp_path):
     runner.train()
     rows = read_rows(tmp_path)
     events, = tmp_path.glob('*/vis_data/events*')
-    reader = EventAccumulator(str(events))
+    reader = EventAccumulator(str(events), dict(images=0))  # all of them
     reader.Reload()
     logged = {tag.rsplit('/')[-1]: {e.step: e.value for e in reader.Scalars(tag)}
               for tag in reader.Tags()['scalars'] if tag.startswith('train/relocation/')}
@@ -26,6 +30,11 @@ def test_scalars_reach_tensorboard_and_the_log(tmp_path):
     assert logged['reward'] == pytest.approx(
         {row['iter']: row['previous_reward'] for row in rows if row['previous_reward'] is not None}, rel=1e-5)
     assert {'entropy', 'approx_kl', 'clip_fraction', 'explained_variance'} <= set(logged)
+    images = reader.Images('train/relocation/distribution')
+    assert [image.step for image in images] == [row['iter'] for row in rows]
+    with Image.open(io.BytesIO(images[-1].encoded_image_string)) as image:
+        pixels = np.asarray(image.convert('RGB'))
+    np.testing.assert_array_equal(pixels, relocation_image(read_log(next(tmp_path.glob('*/relocations.jsonl')), '')))
     log, = tmp_path.glob('*/*.log')
     assert log.read_text().count('Relocation, period ') == 6
     assert 'train/relocation/idleness' in next(tmp_path.glob('*/vis_data/scalars.json')).read_text()

@@ -1,6 +1,6 @@
 import json
 
-from mmprovpt.relocation import Move, RelocationLog
+from mmprovpt.relocation import Move, Period, RelocationLog
 from mmprovpt.relocation.history import read_rows, rows_of
 
 KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'previous_reward', 'distribution',
@@ -8,8 +8,9 @@ KEYS = ['period', 'iter', 'loss', 'prompt', 'from', 'to', 'idleness', 'previous_
 
 
 def example():
-    return [*rows_of(1, 10, 3.0, [Move(1, 0, 1, 0.5), Move(2, -1, 1, 0.25)], None, [1, 3], [0.5, None], 1.5),
-            *rows_of(2, 20, float('nan'), [], 0.25, [1, 3], [float('inf'), 1.0], None)]
+    moves = [Move(1, 0, 1, 0.5), Move(2, -1, 1, 0.25)]
+    return [*rows_of(Period(1, 3.0, moves, None, [1, 3], [0.5, None], dict(entropy=1.5), 0), 10),
+            *rows_of(Period(2, float('nan'), [], 0.25, [1, 3], [float('inf'), 1.0], dict(entropy=1.5), 0), 20)]
 
 
 def test_rows_are_as_the_contract_says():

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from mmprovpt.relocation import ALLOCATORS, CRITERIA, Allocator, RelocationSession, true_idleness
+from mmprovpt.visualization import run_of_periods
 
 IDLEST = dict(pruner=dict(type='IdlenessPruner', criterion='taylor'), allocator=dict(type='PPOAllocator'))
 
@@ -40,6 +41,21 @@ def test_periods_by_hand():
     assert periods[0].previous_reward is None
     for before, after in zip(periods, periods[1:]):
         assert after.previous_reward == pytest.approx(before.loss - before.moves[0].idleness - after.loss, abs=1e-6)
+
+
+def test_a_step_is_an_iteration():
+    """Whoever leaves it to the session trains and moves as by hand, and periods say where prompts are."""
+    by_hand, loop = Loop(**ANY), Loop(**ANY)
+    expected, periods = by_hand.run(3), []
+    for _ in range(3):
+        for _ in range(3):
+            loop.session.step(lambda: loop.model(*loop.batch(), mode='loss')['loss'])
+        periods.append(loop.session.close_period())
+    assert periods == expected
+    assert torch.equal(loop.model.prompts.tokens, by_hand.model.prompts.tokens)
+    assert periods[-1].distribution == loop.model.prompts.distribution.tolist()
+    run = run_of_periods(periods)
+    assert run.counts.T.tolist() == [[2, 2, 2], *(period.distribution for period in periods)]
 
 
 def test_nothing_measured_is_no_period():

@@ -7,10 +7,13 @@ Nothing is trained, and no data or weights are needed.
 """
 import argparse
 import logging
+import sys
 from statistics import mean
 
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.progress import track
 
 from mmprovpt.cli.options import read_scoped_config
 from mmprovpt.cli.parameters import count_config
@@ -26,7 +29,7 @@ def main():
     args = parser.parse_args()
     MMLogger.get_instance('mmengine', log_level=logging.WARNING)  # what every built backbone says
     counts = []
-    for path in args.configs:
+    for path in track(args.configs, 'configs', console=Console(stderr=True), disable=not sys.stderr.isatty()):
         counts.append(count_config(read_scoped_config(path, args.cfg_options)))
         print(f'{counts[-1]:>12,}  {path}')
     print(f'{mean(counts):>12,.0f}  mean of {len(counts)}')

@@ -6,17 +6,11 @@
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from miniature import build_miniature
-
-
-def show_progress(done, total):
-    """Draw a bar; where nobody watches, print its end only."""
-    if sys.stderr.isatty() or done == total:
-        bar = '#' * (30 * done // total)
-        print(f'\r[{bar:<30}] {done}/{total} images', end='\n' if done == total else '',
-              file=sys.stderr, flush=True)
+from progress import show_progress
 
 
 def parse_args():
@@ -34,8 +28,8 @@ def main():
     # Being terminated shall clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        written = build_miniature(
-            args.out, args.num_train, args.num_val, seed=args.seed, progress=show_progress)
+        written = build_miniature(args.out, args.num_train, args.num_val, seed=args.seed,
+                                  progress=partial(show_progress, str(args.out)))
     except (ValueError, FileExistsError) as error:
         sys.exit(f'error: {error}')
     print(f'{args.out}: ' + ('written' if written else 'complete, nothing to do'))

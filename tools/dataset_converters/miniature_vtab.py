@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from draw_miniature import SPLITS, draw, num_images
-from write_vtab1k import WRITTEN, show_progress, write_task
+from progress import show_progress
+from write_vtab1k import WRITTEN, write_task
 
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.miniature_tasks import TASKS
@@ -40,7 +41,7 @@ def write(task, out, folder):
 
     sizes = dict(train800=800, val200=200, test=num_images(task, 'test'))
     return write_task(out / task, {split: partial(images, split) for split in WRITTEN}, sizes,
-                      len(TASKS[task].classes), partial(show_progress, task))
+                      len(TASKS[task].classes), lambda split, *counts: show_progress(f'{task} {split:<8}', *counts))
 
 
 def parse_args():

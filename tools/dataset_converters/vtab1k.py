@@ -9,8 +9,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from progress import show_progress
 from vtab1k_sources import SOURCES
-from write_vtab1k import WRITTEN, show_progress, write_task
+from write_vtab1k import WRITTEN, write_task
 
 from mmprovpt.cli.user_errors import user_errors
 from mmprovpt.datasets.vtab1k_tasks import BY_NAME, SPLITS
@@ -47,7 +48,7 @@ def write(task, out, tfds, data_dir):
 
     sizes = {split: SPLITS[split] or BY_NAME[task].num_test for split in WRITTEN}
     return write_task(out / task, {split: partial(images, split) for split in WRITTEN}, sizes,
-                      BY_NAME[task].num_classes, partial(show_progress, task))
+                      BY_NAME[task].num_classes, lambda split, *counts: show_progress(f'{task} {split:<8}', *counts))
 
 
 def parse_args():

@@ -1,6 +1,5 @@
 """Write a task in VTAB-1k's layout."""
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -57,14 +56,6 @@ def write_task(folder: Path, splits: dict[str, Callable[[], Samples]], sizes: di
     if written or not (folder / 'train800val200.txt').exists():
         write_atomically((lists['train800'] + lists['val200']).encode(), folder / 'train800val200.txt')
     return written
-
-
-def show_progress(task: str, split: str, done: int, total: int) -> None:
-    """Draw a bar on stderr; where nobody watches, print the end of each split only."""
-    if done == total or sys.stderr.isatty() and done % 20 == 0:
-        bar = '#' * (30 * done // total)
-        print(f'\r{task} {split:<8} [{bar:<30}] {done}/{total} images', end='\n' if done == total else '',
-              file=sys.stderr, flush=True)
 
 
 def _write_split(folder, split, samples, size, num_classes, progress):
