@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
-from serving import ask, serving
+from serving import apart, ask, serving
 from tasks_toy import build, joined
 
 pytest.importorskip('mmdet')
@@ -26,8 +27,8 @@ def server(tmp_path_factory):
     torch.save(dict(state_dict=model.state_dict()), folder / 'model.pth')
     cfg.dump(folder / 'config.py')
     with serving(folder / 'config.py', folder / 'model.pth', '--queue', '12', '--wait-ms', '50', '--patience',
-                 '5') as address:
-        yield address, model, cfg
+                 '5') as process:
+        yield process.address, model, cfg
 
 
 def picture(seed):
@@ -85,14 +86,14 @@ def drawn(size, kind='PNG', mode='RGB', **options):
 @pytest.mark.parametrize('query, content, status, said', [
     ('?tasks=count', b'x', 400, "no task 'count'; there are classify, detect, segment"),
     ('', b'', 400, 'no image of JPEG, PNG, '),
-    ('', b'\x89PNG\r\n\x1a\n' + bytes(40), 400, 'no whole image: '),
+    ('', b'\x89PNG\r\n\x1a\n' + bytes(40), 400, 'no image of JPEG, PNG, '),
     ('', picture(0)[1][:200], 400, 'no whole image: '),
     ('', drawn((32, 32), 'EPS'), 400, 'no image of JPEG, PNG, '),  # Pillow would start Ghostscript
     ('', bytes(17 << 20), 413, 'Maximum request body size'),
     ('', drawn((9000, 9000), mode='1'), 400, '9000 x 9000 pixels are more than 16777216'),  # of 10 kB
     ('?tasks=detect,classify', drawn((2000, 2000)), 400, 'classify would take 2000 x 2000 pixels, and takes 2097152'),
     ('?tasks=classify', drawn((1, 1)), 422, 'classify fails on an image of 1 x 1 pixels'),
-])
+], ids=['task', 'empty', 'header', 'cut', 'PostScript', 'large file', 'bomb', 'large for a task', 'too small'])
 def test_what_is_refused(server, query, content, status, said):
     got, body = ask(f'{server[0]}/predict{query}', content)
     assert got == status and said in body.decode()
@@ -142,3 +143,17 @@ def test_the_page(server):
     status, body = ask(f'{server[0]}/')
     assert status == 200 and b'Drop an image here' in body
     assert ask(f'{server[0]}/../serve.py')[0] == 404
+
+
+def test_the_benchmarks_single_models_are_the_same(tmp_path):
+    """Those that benchmarks/serving.py has one server against."""
+    cfg = joined()
+    model = build(cfg).eval()
+    for task, (config, checkpoint) in apart(cfg, model.state_dict(), tmp_path).items():
+        alone = build(Config.fromfile(config), seed=1).eval()
+        alone.load_state_dict(torch.load(checkpoint)['state_dict'])
+        assert list(alone.tasks) == [task]
+        maps = [each.tasks[task].backbone(torch.ones(1, 3, 32, 32)) for each in (model, alone)]
+        assert all(map(torch.equal, *maps))
+        for key, value in alone.tasks[task].state_dict().items():
+            assert torch.equal(value, model.tasks[task].state_dict()[key])

@@ -47,8 +47,8 @@ def server(tmp_path_factory):
     cfg.model.tasks.detect.test_cfg.rcnn.max_per_img = BOXES
     torch.save(dict(state_dict=certain(cfg).state_dict()), folder / 'model.pth')
     cfg.dump(folder / 'config.py')
-    with serving(folder / 'config.py', folder / 'model.pth') as address:
-        yield address
+    with serving(folder / 'config.py', folder / 'model.pth') as process:
+        yield process.address
 
 
 @pytest.fixture(scope='module')
