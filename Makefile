@@ -21,7 +21,7 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data about demo demo-seg demo-cls demo-multi test lint docs wheel-check serve-check
+.PHONY: help setup data about demo demo-seg demo-cls demo-multi test lint docs wheel-check serve-check browser-check browser
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
@@ -31,6 +31,7 @@ help:
 	@echo 'make docs    set up, then build the site of the documents, build/docs/index.html'
 	@echo 'make wheel-check   set up, then build sdist and wheel, and do what the pages say with the wheel, outside this folder'
 	@echo 'make serve-check   set up, then start the server of examples/serve.py and ask it by real clients'
+	@echo 'make browser-check   set up, then try the page of examples/serve.py in a headless Chromium, which must be there'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
 	@echo 'make data    only write the embedded data'
 
@@ -161,3 +162,16 @@ $(SERVE)/stamp-$(call sum,serve.txt): | $(PACKAGE)
 
 serve-check: $(SERVE)/stamp-$(call sum,serve.txt)
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(SERVE)/bin/python -m pytest tests/test_serve.py
+
+BROWSER := .venv-browser
+$(BROWSER)/stamp-$(call sum,serve.txt browser.txt): | $(PACKAGE)
+	$(call make_venv,browser.txt)
+
+# First of all, for the set-up takes long.
+browser:
+	@command -v chromedriver >/dev/null && { command -v chromium || command -v google-chrome; } >/dev/null || { \
+		echo 'no Chromium with its driver on the PATH. Debian: apt-get install chromium chromium-driver;' >&2; \
+		echo 'elsewhere: Chrome (google-chrome) and the chromedriver of its version' >&2; exit 1; }
+
+browser-check: browser $(BROWSER)/stamp-$(call sum,serve.txt browser.txt)
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BROWSER)/bin/python -m pytest tests/test_serve_page.py

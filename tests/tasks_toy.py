@@ -1,4 +1,4 @@
-"""Three tiny tasks on one Swin: a detector, a segmentor and a classifier of upstream, and batches for each."""
+"""Three tiny tasks on one Swin or ViT: a detector, a segmentor and a classifier of upstream, and batches for each."""
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -7,9 +7,13 @@ from mmengine.registry import MODELS, DefaultScope
 from mmprovpt.tasks import join_tasks
 
 CLASSES = 3
+# Backbone, and the widths of its two maps.
 SWIN = dict(
     type='mmprovpt.PromptedSwinTransformer', _scope_='mmpretrain', img_size=32, out_indices=(0, 1), window_size=4,
-    arch=dict(embed_dims=8, depths=(1, 1), num_heads=(2, 2)), drop_path_rate=0.)
+    arch=dict(embed_dims=8, depths=(1, 1), num_heads=(2, 2)), drop_path_rate=0.), [8, 16]
+VIT = dict(
+    type='mmprovpt.PromptedVisionTransformer', _scope_='mmpretrain', img_size=32, out_indices=(0, 1), patch_size=8,
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32), out_type='featmap'), [16, 16]
 MEAN_STD = dict(mean=[120., 110., 100.], std=[60., 50., 40.], bgr_to_rgb=True)
 BN = dict(type='BN')
 
@@ -18,17 +22,18 @@ def _loader(**dataset):
     return dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True), dataset=dataset)
 
 
-def _config(scope, model, prompts, loader, evaluator):
+def _config(scope, model, backbone, loader, evaluator):
     loaders = {f'{phase}_dataloader': loader for phase in ('train', 'val', 'test')}
     return dict(loaders, default_scope=scope, val_evaluator=evaluator, test_evaluator=evaluator,
-                model=dict(model, backbone=dict(SWIN, prompts=prompts)))
+                model=dict(model, backbone=backbone))
 
 
-def single_configs(root='data'):
+def single_configs(root='data', backbone=SWIN):
     """Whole configs of single tasks; their data is written by :func:`write_data`."""
+    backbone, widths = backbone
     detect = dict(
         type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=16, **MEAN_STD),
-        neck=dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=2),
+        neck=dict(type='FPN', in_channels=widths, out_channels=8, num_outs=2),
         bbox_head=dict(
             type='RetinaHead', num_classes=CLASSES, in_channels=8, feat_channels=8, stacked_convs=1,
             anchor_generator=dict(type='AnchorGenerator', octave_base_scale=2, scales_per_octave=1, ratios=[1.],
@@ -48,27 +53,29 @@ def single_configs(root='data'):
         type='ImageClassifier', data_preprocessor=dict(mean=[120.] * 3, std=[60.] * 3, to_rgb=True),
         neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=16))
     load, names = dict(type='LoadImageFromFile'), tuple(map(str, range(CLASSES)))
+    static = dict(type='StaticPrompts', dropout=0.)
     return dict(
-        detect=_config('mmdet', detect, dict(type='StaticPrompts', num_tokens=2, dropout=0.), _loader(
+        detect=_config('mmdet', detect, dict(backbone, prompts=dict(static, num_tokens=2)), _loader(
             type='CocoDataset', data_root=f'{root}/detect', ann_file='boxes.json', data_prefix=dict(img=''),
             metainfo=dict(classes=names), pipeline=[
                 load, dict(type='LoadAnnotations', with_bbox=True), dict(type='Resize', scale=(32, 32)), dict(
                     type='PackDetInputs', meta_keys=('img_id', 'img_shape', 'ori_shape', 'scale_factor'))]),
             dict(type='CocoMetric', ann_file=f'{root}/detect/boxes.json', metric='bbox')),
-        segment=_config('mmseg', segment, dict(
-            type='AdaptivePrompts', num_tokens=1, dropout=0., channel_dropout=0., projector_dropout=0.), _loader(
+        segment=_config('mmseg', segment, dict(backbone, prompts=dict(
+            type='AdaptivePrompts', num_tokens=1, dropout=0., channel_dropout=0., projector_dropout=0.)), _loader(
             type='BaseSegDataset', data_root=f'{root}/segment', img_suffix='.png', seg_map_suffix='.png',
             data_prefix=dict(img_path='images', seg_map_path='maps'), metainfo=dict(classes=names),
             pipeline=[load, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]), dict(type='IoUMetric')),
-        classify=_config('mmpretrain', classify, dict(type='StaticPrompts', num_tokens=[0, 3], dropout=0.), dict(
+        classify=_config('mmpretrain', classify, dict(backbone, prompts=dict(static, num_tokens=[0, 3])), dict(
             _loader(type='CustomDataset', data_root=f'{root}/classify', pipeline=[load, dict(type='PackInputs')]),
             collate_fn=dict(type='default_collate')), dict(type='Accuracy')))
 
 
-def joined(root='data', train=None, **more):
+def joined(root='data', train=None, backbone=SWIN, **more):
     """The config of all three, to be trained by iterations."""
     cfg = dict(
-        join_tasks(single_configs(root)), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
+        join_tasks(single_configs(root, backbone)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
         train_cfg=dict(type='mmprovpt.MultiTaskEpochTrainLoop', max_epochs=1, val_interval=1), **more)
     cfg['model']['train'] = train
     return Config(cfg)

@@ -146,12 +146,13 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize('change', SETS)
-@pytest.mark.parametrize('training', [False, True])
-def test_sets_of_equal_size_are_swapped_without_compilation(change, training):
+@pytest.mark.parametrize('name, training, change', [
+    *(('timm-vit', False, change) for change in SETS), ('timm-vit', True, 'equal'), ('timm-vit', True, 'mixed'),
+    ('mmdet-swin', False, 'mixed')])
+def test_sets_of_equal_size_are_swapped_without_compilation(name, training, change):
     """Their prompts may lie in other blocks; and so in batches whose samples read as many sets."""
     options, choices, limit = SETS[change]
-    case = CASES['timm-vit']
+    case = CASES[name]
     backbone = build(case)
     for name in 'abc':
         mmprovpt.add_prompts(backbone, name, dict(KINDS['static'], **(dict(num_tokens=2) if name == 'a' else options)))

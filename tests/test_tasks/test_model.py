@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from mmengine.runner import Runner
-from tasks_toy import batch_of, build, joined, single_configs, write_data
+from tasks_toy import SWIN, VIT, batch_of, build, joined, single_configs, write_data
 
 import mmprovpt
 from mmprovpt.errors import CheckpointError, ConfigError
@@ -71,9 +71,13 @@ def predictions(model, batch, **task):
                 plain(sample)]
 
 
+both_backbones = pytest.mark.parametrize('backbone', [SWIN, VIT], ids=['swin', 'vit'])
+
+
+@both_backbones
 @pytest.mark.parametrize('task', TASKS)
-def test_is_the_single_task_model(task, batches):
-    cfg = joined()
+def test_is_the_single_task_model(task, backbone, batches):
+    cfg = joined(backbone=backbone)
     model = build(cfg).train()
     alone = single(cfg, task, model).train()
     loss, grads = step(model, batches[task], task=task)
@@ -273,9 +277,10 @@ def test_what_is_refused(change, message):
         mmprovpt.MultiTaskModel(**{**dict(backbone=cfg.model.backbone, tasks=cfg.model.tasks), **change})
 
 
-def test_batches_of_several_tasks_at_once(batches):
+@both_backbones
+def test_batches_of_several_tasks_at_once(backbone, batches):
     """Of one size, so that one forward of the backbone serves all."""
-    model = build(joined()).eval()
+    model = build(joined(backbone=backbone)).eval()
     calls = []
     model.backbone.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
     given = [dict(copy.deepcopy(batches[task]), task=task) for task in ('detect', 'classify', 'segment', 'classify')]
