@@ -151,7 +151,8 @@ def install(wheel: Path, folder: Path, everything: bool, env: dict) -> None:
                 'mmprovpt[seg]': f'{wheel}[all,sweep,onnx]'}), ("pip install 'setuptools", {}),
                 ('pip install --no-build-isolation onedl-mmcv', {})):
             _, *words = Step('', INSTALL, begins, names).words()
-            run(f'`pip {words[0]} {words[-1].replace(str(wheel), "mmprovpt")}`', *pip, *words, cwd=folder, env=env)
+            first = next(word for word in words[1:] if not word.startswith('-'))
+            run(f'`pip install {first.replace(str(wheel), "mmprovpt")} …`', *pip, *words, cwd=folder, env=env)
         return
     run('install the wheel', *pip, 'install', '--quiet', '--no-deps', '--no-index', str(wheel), cwd=folder, env=env)
     packages, = folder.glob('lib/python3*/site-packages')
