@@ -47,7 +47,7 @@ def requirements(name):
 
 # mmcv is in none: pip builds it where it cannot see torch, and its operators are left out without a word.
 extras = {path.stem: requirements(path.name) for path in (HERE / 'requirements').glob('*.txt')
-          if path.stem not in ('torch', 'mmcv', 'docs')}
+          if path.stem not in ('torch', 'mmcv', 'docs', 'browser')}
 extras['all'] = sorted({line for name in ('timm', 'plots', 'det', 'seg', 'cls', 'data') for line in extras[name]})
 
 setup(

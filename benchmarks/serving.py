@@ -80,12 +80,12 @@ class Server:
 
     def seconds(self):
         """CPU time so far, of all threads."""
-        fields = Path(f'/proc/{self.process.pid}/stat').read_text().rpartition(')')[2].split()
+        fields = Path(f'/proc/{self.process.pid}/stat').read_text(encoding='utf-8').rpartition(')')[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
     def memory(self):
         """Bytes that no other process shares."""
-        rows = Path(f'/proc/{self.process.pid}/smaps_rollup').read_text()
+        rows = Path(f'/proc/{self.process.pid}/smaps_rollup').read_text(encoding='utf-8')
         return 1024 * sum(map(int, re.findall(r'^Private_(?:Clean|Dirty): +(\d+)', rows, re.M)))
 
     def batches(self):

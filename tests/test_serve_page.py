@@ -16,12 +16,14 @@ from serving import ask, serving
 
 from mmprovpt.cli.runner import build_model
 
-webdriver = pytest.importorskip('selenium.webdriver', reason='make browser-check brings it')
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
 DEMO = Path(__file__).parents[1] / 'configs/demo/multi_swin_mini_vpt_digits.py'
 HELP = 'Debian: apt-get install chromium chromium-driver; elsewhere Chrome and its chromedriver, both on the PATH'
 SURE, BOXES = 0.3, 3
+
+
+@pytest.fixture(scope='module', autouse=True)
+def webdriver():
+    return pytest.importorskip('selenium.webdriver', reason='make browser-check brings it')
 
 
 def certain(cfg):
@@ -52,7 +54,7 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def browser():
+def browser(webdriver):
     found = [shutil.which(name) for name in ('chromium', 'google-chrome')]
     driver = shutil.which('chromedriver')
     if not any(found) or not driver:
@@ -90,6 +92,7 @@ def photograph(tmp_path_factory):
 
 
 def wait(browser, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
     WebDriverWait(browser, 60).until(lambda _: condition())
 
 
@@ -141,10 +144,10 @@ def check(browser, server, path, pixels):
     assert found['labels'] == ['3'] * BOXES and min(found['scores']) > SURE
     got, scale = drawn(browser, 'detect')
     assert caption(browser, 'detect') == f'{BOXES} objects'
-    x, y, right, bottom = np.array(found['boxes'][-1]) * scale  # drawn last
+    x, y, right, bottom = np.array(found['boxes'][0]) * scale  # the surest lies on top
     for at in ((y, (x + right) / 2), ((y + bottom) / 2, x), (bottom, (x + right) / 2), ((y + bottom) / 2, right)):
         row, column = (min(int(value), size - 1) for value, size in zip(at, got.shape))
-        close(got[row, column], colour(BOXES))
+        close(got[row, column], colour(1))
     masks = numbers(found['masks'])
     inside = masks[..., None] > 0
     tinted = np.where(inside, (pixels + np.stack([colour(number) for number in range(BOXES + 1)])[masks]) / 2, pixels)
