@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, HOOKS, MODELS, TRANSFORMS, VISBACKENDS, DefaultScope
 from onnx import helper
 from printed import PAGES, ROOT, blocks
 
@@ -29,7 +29,7 @@ ELSEWHERE = {
     'docs/how-to/several_tasks.md': ('', 'test_several_tasks.py'),
 }
 SETTING = re.compile(
-    r"^(?:_base_|backbone|compile|\w+_hooks|model|train_dataloader|tta_model) ?= ?(?:dict|\[|True|')", re.M)
+    r"^(?:_base_|backbone|compile|\w+_hooks|model|train_dataloader|tta_model|visualizer) ?= ?(?:dict|\[|True|')", re.M)
 SMALL = {'PromptedVisionTransformer': dict(
              arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16), img_size=32, patch_size=16),
          'PromptedSwinTransformer': dict(embed_dims=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), init_cfg=None)}
@@ -103,6 +103,8 @@ def test_settings(page, code, tmp_path, small_timm):
         built += [build(TRANSFORMS, node) for node in cfg.get('tta_pipeline', [])]
         built += [build(MODELS, cfg['tta_model'])] if 'tta_model' in cfg else []
         built += [build(DATASETS, cfg['train_dataloader']['dataset'])] if 'train_dataloader' in cfg else []
+        built += [VISBACKENDS.build(dict(node, save_dir=str(tmp_path)))
+                  for node in cfg.get('visualizer', {}).get('vis_backends', [])]
     assert built or 'compile' in cfg
 
 

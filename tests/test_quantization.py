@@ -60,9 +60,9 @@ def test_hook_as_printed(task, tmp_path):
 
     stopped = dict(task.train_cfg, max_epochs=2)
     train(task, tmp_path / 'part', train_cfg=stopped)
-    part = train(task, tmp_path / 'part', resume=True)
+    part = train(task, tmp_path / 'resumed', resume=True, load_from=str(tmp_path / 'part/epoch_2.pth'))
     assert part.epoch == 4
-    files = [tmp_path / 'whole/epoch_4.pth', tmp_path / 'part/epoch_4.pth', tmp_path / 'whole/epoch_1.pth']
+    files = [tmp_path / 'whole/epoch_4.pth', tmp_path / 'resumed/epoch_4.pth', tmp_path / 'whole/epoch_1.pth']
     *states, first = (torch.load(path, weights_only=False)['state_dict'] for path in files)
     ours = 'tokens', 'block_index', 'form', 'frozen_sha256', 'frozen_file_sha256'
     assert states[0].keys() == states[1].keys() \
@@ -70,7 +70,7 @@ def test_hook_as_printed(task, tmp_path):
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert (first['backbone.prompts.tokens'] != states[0]['backbone.prompts.tokens']).any(1).sum() >= 7
     logs = [path.read_text().splitlines()[-1] for path in sorted(tmp_path.glob('*/*/relocations.jsonl'))]
-    assert len(logs) == 3 and logs[-1] == logs[1]
+    assert len(logs) == 3 and logs[1] == logs[2] != logs[0]  # part, resumed, whole
 
     task.custom_hooks = task.custom_hooks[1:]
     plain = build_runner(Config(dict(task.to_dict(), work_dir=str(tmp_path / 'plain'), experiment_name='plain')))

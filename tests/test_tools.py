@@ -229,9 +229,9 @@ def test_sync_bn_to_bn():
 
 
 @pytest.mark.parametrize('target, expected', [
-    ('demo', 'tools/train.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --work-dir work_dirs/demo\n'),
-    ('demo-seg', 'tools/train.py configs/demo/setr_pup_vit_mini_provpt_digits.py --work-dir work_dirs/demo-seg\n'),
-    ('demo-cls', 'tools/train.py configs/demo/swin_mini_provpt_digits.py --work-dir work_dirs/demo-cls\n'),
+    ('demo', 'tools/train.py configs/demo/mask_rcnn_swin_mini_provpt_digits.py --work-dir work_dirs/demo \n'),
+    ('demo-seg', 'tools/train.py configs/demo/setr_pup_vit_mini_provpt_digits.py --work-dir work_dirs/demo-seg \n'),
+    ('demo-cls', 'tools/train.py configs/demo/swin_mini_provpt_digits.py --work-dir work_dirs/demo-cls \n'),
     ('test', 'pytest'), ('lint', 'ruff check'), ('lint', 'mypy')])
 def test_make_sets_up_first(target, expected):
     result = run(ROOT, 'make', '-n', target, 'VENV=nowhere')

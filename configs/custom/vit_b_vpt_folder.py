@@ -1,4 +1,5 @@
-# VPT-Deep on an image folder of your own: as its PRO-VPT twin, but prompts stay, and the learning rate falls.
+# VPT-Deep on an image folder of your own: as its PRO-VPT twin, but prompts stay, and
+# gradients are not clipped.
 _base_ = [
     '../_base_/backbones/vit_b16_in21k.py', '../_base_/datasets/image_folder.py', '../_base_/methods/vpt.py'
 ]

@@ -60,7 +60,7 @@ def test_prompts_relocation_and_small_checkpoints(model):
             loss(prompted.train(), x).backward()
             with concatenating(upstream, rows):
                 for ours, theirs in zip(outputs(prompted, x), outputs(upstream, x), strict=True):
-                    torch.testing.assert_close(ours, theirs)
+                    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=3e-5)
                 expected = torch.autograd.grad(loss(upstream, x), rows)
             for block, grad in enumerate(expected):
                 torch.testing.assert_close(prompts.tokens.grad[prompts.block_index == block], grad)
