@@ -113,6 +113,7 @@ def test_arguments_are_those_of_the_code():
 
 # Who draws what lies there.
 DRAWN = {'docs/method/figures': 'docs/figures.py', 'docs/figures': 'docs/pictures.py',
+         'docs/how-to/figures': 'examples/serve.py',  # whose page it shows
          'docs/evidence/figures': 'benchmarks/study/figures.py',
          'docs/evidence/scale.png': 'benchmarks/performance/scale.py'}
 

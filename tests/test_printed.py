@@ -18,7 +18,7 @@ from mmprovpt.shipped import configs
 
 OURS = ('benchmarks', 'configs', 'docs', 'examples', 'requirements', 'tests', 'tools')
 # Programs of others, whose options are not looked at.
-OTHERS = ('apt-get', 'build', 'git', 'pytest', 'source', 'twine', 'zipfile')
+OTHERS = ('apt-get', 'build', 'curl', 'git', 'pytest', 'source', 'twine', 'zipfile')
 
 
 def expand(word):
