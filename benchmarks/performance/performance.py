@@ -305,6 +305,9 @@ def main(argv=None):
         return only_memory(args.only_memory, args)
     plan = [row._replace(batch=args.batch or row.batch) for row in PLANS[args.plan]()
             if row.model in (args.only or [row.model]) and row.what in (args.what or [row.what])]
+    if not plan:
+        models = dict.fromkeys(row.model for row in PLANS[args.plan]())
+        sys.exit(f'error: --plan {args.plan} has no such rows; its models: {", ".join(models)}')
     gc.freeze()  # collecting what libraries have made takes half a second
     args.out.mkdir(parents=True, exist_ok=True)
     report = dict(about=about(args), rows=[])
