@@ -21,6 +21,12 @@ SEEDLESS = dict(hook=dict(), epochs=5, noisy=True, workers=1, randomness=dict(se
 UNIFORM = dict(pruner=dict(type='RandomPruner'), allocator=dict(type='UniformAllocator'))
 
 
+@pytest.fixture(autouse=True)
+def awake(monkeypatch):
+    """MMEngine's infinite iterator sleeps two seconds before every pass over the data."""
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
+
+
 class Drawn(Hook):
     """Notes every batch, and what could be drawn where its iteration starts."""
 
@@ -97,8 +103,7 @@ def test_the_best_checkpoint_of_two_processes_is_resumed_within_a_period(tmp_pat
 
 @pytest.mark.parametrize('length', [dict(epochs=3), dict(iters=15), dict(iters=15, sampler='DefaultSampler')],
                          ids=['epochs', 'infinite', 'iterations'])
-def test_it_does_not_matter_who_loads(tmp_path, monkeypatch, length):
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)  # before every pass over the data
+def test_it_does_not_matter_who_loads(tmp_path, length):
     runs = [drawn(tmp_path / str(number), noisy=True, **length, **more)[0].batches for number, more in enumerate((
         dict(), dict(workers=1), dict(workers=3, persistent=True)))]
     for batches in runs[1:]:
