@@ -9,6 +9,7 @@ Configs of another task (environment variable TASK) have the parameters of the o
 """
 import json
 import logging
+import re
 from pathlib import Path
 from statistics import mean
 
@@ -48,9 +49,6 @@ WEIGHTS = dict(
     vit_b16_mae='mae_pretrain_vit_base.pth', swin_b_in21k='swin_base_patch4_window7_224_22k.pth',
     vit_s14_dinov2='vit_small_patch14_dinov2 of timm', vit_s14_dinov2_42='vit_small_patch14_dinov2 of timm')
 DENSE = {'VPT-Deep': (33.8, 32.5, 39.1), 'PRO-VPT': (34.6, 33.4, 40.0)}  # PRO-VPT, Tab. vii
-# The study's arm of a config of the miniature VTAB: the last iterate, mean of five seeds.
-STUDY = dict(linear='linear at 0.02, 0.0001', vpt='VPT-Deep at 0.3, 0.01', provpt='PRO-VPT, cosine at 0.3, 0.01',
-             provpt_authors='PRO-VPT, authors at 0.3, 0.0001')
 # Mean of three seeds for each task of the miniature VTAB; one seed for each demo.
 MINIATURE = dict(lora='category 82.7, count 99.9', vpt_shallow='category 74.4, count 75.3',
                  vapt='category 75.2, count 73.0', provapt='category 72.6, count 78.1')
@@ -60,8 +58,6 @@ DEMOS = {'mask_rcnn': {'Frozen': {'box AP': 48.7, 'mask AP': 52.8}, 'VPT-Deep': 
          'swin_mini': {'Frozen': {'Top 1 Accuracy': 66.3}, 'VPT-Deep': {'Top 1 Accuracy': 71.6},
                        'PRO-VPT': {'Top 1 Accuracy': 70.0}},
          'multi': {}}
-# SETR-PUP, last iterate, mean of three seeds (docs/evidence/study.md).
-CAMVID = {'Frozen': 39.2, 'VPT-Deep': 44.0, 'PRO-VPT': 43.6, 'LoRA': 43.2, 'Full': 29.7}
 
 
 def method_of(name: str) -> str:
@@ -70,12 +66,15 @@ def method_of(name: str) -> str:
     return next(method for part, (method, *_) in METHODS.items() if not part or f'_{part}_' in stem)
 
 
-def of_study(arm: str | None) -> list[tuple[str, float]]:
-    """Accuracy by task; nothing for no arm."""
-    files = (ROOT / f'benchmarks/study/results/{name}.jsonl' for name in ('main', 'same_setting'))
-    rows = [row for file in files for row in map(json.loads, file.open(encoding='utf-8')) if row['arm'] == arm]
-    return [(task, round(mean(row['last_accuracy'] for row in rows if row['task'] == task), 1))
-            for task in dict.fromkeys(row['task'] for row in rows) if task != 'cifar10_1k']
+def of_study(name: str) -> dict[str, float]:
+    """By task, the last iterate (mean over seeds) of the study's arm that a config expects; of others nothing."""
+    expected = re.search(r'# Expected: .*\("(.+?)", docs/evidence/study', (ROOT / 'configs' / name).read_text('utf-8'))
+    files = (ROOT / f'benchmarks/study/results/{experiment}.jsonl' for experiment in ('main', 'same_setting', 'camvid'))
+    values: dict[str, list[float]] = {}
+    for row in (json.loads(line) for file in files for line in file.read_text('utf-8').splitlines()):
+        if expected and row['arm'] == expected[1]:
+            values.setdefault(row['task'], []).append(row['last_miou' if row['task'] == 'camvid' else 'last_accuracy'])
+    return {task: round(mean(found), 1) for task, found in values.items() if task != 'cifar10_1k'}
 
 
 def metrics_of(name: str, method: str) -> dict[str, float]:
@@ -84,10 +83,11 @@ def metrics_of(name: str, method: str) -> dict[str, float]:
     if folder == 'demo':
         return next(of for family, of in DEMOS.items() if stem.startswith(family)).get(method, {})
     if folder == 'camvid':
-        return {'mIoU': CAMVID[method]} if stem.startswith('setr_pup') else {}
+        known = of_study(name)
+        return {'mIoU': known['camvid']} if known else {}
     if folder == 'miniature_vtab':
-        pairs = [pair.split() for pair in MINIATURE.get(stem, '').split(', ') if pair] or of_study(STUDY.get(stem))
-        return {f'Top 1 Accuracy, {task}': float(value) for task, value in pairs}
+        known = dict(pair.split() for pair in MINIATURE.get(stem, '').split(', ') if pair) or of_study(name)
+        return {f'Top 1 Accuracy, {task}': float(value) for task, value in known.items()}
     paper = PAPER.get(DATA.get(folder), {'rows': {}})['rows'].get(method)
     if paper and stem.startswith('vit_b'):
         task = stem.partition('vpt_')[2]

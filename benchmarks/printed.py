@@ -18,6 +18,11 @@ def blocks(page: Path, *languages: str) -> list[str]:
             if language in languages]
 
 
+def ten_lines() -> str:
+    """The program that README begins with."""
+    return blocks(ROOT / 'README.md', 'python')[0]
+
+
 def lines(page: Path) -> list[str]:
     """Lines of a page's blocks for the shell, and commands within its sentences and tables."""
     shell = '\n'.join(blocks(page, 'bash')).replace('\\\n', '')

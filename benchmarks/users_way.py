@@ -161,12 +161,6 @@ def install(wheel: Path, folder: Path, everything: bool, env: dict) -> None:
     (packages / 'others.pth').write_text('\n'.join(others) + '\n', encoding='utf-8')
 
 
-def plain_lines() -> str:
-    """README's lines for PyTorch alone; else the example that it names."""
-    programs = [code for code in printed.blocks(ROOT / 'README.md', 'python') if code.startswith(('import', 'from'))]
-    return programs[0] if programs else (ROOT / 'examples/plain_pytorch.py').read_text(encoding='utf-8')
-
-
 def go(bin: Path, folder: Path, mim: bool, env: dict) -> None:
     """All that a user does."""
     def fill(word: str) -> str:
@@ -178,7 +172,7 @@ def go(bin: Path, folder: Path, mim: bool, env: dict) -> None:
 
     python = str(bin / 'python')
     run('import', python, '-c', PROBE.format(DET, str(ROOT)), cwd=folder, env=env)
-    run("README's lines without OpenMMLab", python, '-c', plain_lines(), cwd=folder, env=env)
+    run("README's lines without OpenMMLab", python, '-c', printed.ten_lines(), cwd=folder, env=env)
     for step in STEPS:
         command, *words = map(fill, step.words())
         output = run(f'{step.what}: `{" ".join(step.words()[:2])}` ([{Path(step.page).stem}]({step.page}))',

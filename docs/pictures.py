@@ -5,7 +5,6 @@
 """
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+from printed import ten_lines  # noqa: E402
+
 FIGURES = ROOT / 'docs/figures'
 
 # Okabe and Ito's colours, which colour-blind people tell apart; the grey of texts has 4.3 : 1 to white and to black.
@@ -129,11 +131,6 @@ def backbone_svg(initial: Sequence[int], moves: Sequence[tuple[int, int, int, in
 {legend}
 </svg>
 """
-
-
-def ten_lines() -> str:
-    """The program that README begins with."""
-    return re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S).group(1)
 
 
 def draw_opening() -> None:

@@ -109,6 +109,10 @@ def test_mistakes_of_plot_training(call, tmp_path):
                           ([run, '--out', run / 'relocations.jsonl'], 'relocations.jsonl')):
         with pytest.raises(SystemExit, match=message):
             call('plot_training', '--out', tmp_path / 'out.png', *args)
+    log = run / 'relocations.jsonl'
+    log.write_text('no JSON\n' + log.read_text())
+    with pytest.raises(SystemExit, match='error: .*relocations.jsonl is not a relocation log'):
+        call('plot_training', run, '--out', tmp_path / 'out.png')
     (run / 'vis_data/scalars.json').write_text('')
     with pytest.raises(SystemExit, match='holds no loss'):
         call('plot_training', run, '--out', tmp_path / 'out.png')

@@ -13,6 +13,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 from PIL import Image
+from printed import ten_lines
 
 import mmprovpt
 from mmprovpt import visualization
@@ -154,7 +155,7 @@ def test_injection_needs_torch_and_timm(name, kwargs, form, total, run_only):
 
 def test_ten_lines_of_readme(run_only, tmp_path):
     """As they stand there: prompts, training, relocations and a picture, by PyTorch, timm and what draws alone."""
-    code = re.search('```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S).group(1)
+    code = ten_lines()
     lines = [line for line in code.splitlines() if line and not line.startswith(('import ', 'from '))]
     assert len(lines) == 10
     result = run_only('timm matplotlib scikit-learn', f'import os\nos.chdir({str(tmp_path)!r})\n{code}'

@@ -178,18 +178,22 @@ def tables_of(experiment: str, results: Path) -> str:
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     chosen = {measure: winners(read_rows(results / f'{NEEDS[experiment]}.jsonl'), measure) for measure in measures}
-    tables = [f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
-              for measure, arms in chosen.items()]
+    tables = less_vpt(rows, chosen)
     if any(row['arm'] == f'VPT-Deep at {SAME}' for row in rows):
-        tables += ['All at one setting.', at_same_setting(rows)]
-    return '\n\n'.join(tables)
+        tables += f'\n\nAll at one setting.\n\n{at_same_setting(rows)}'
+    return tables
+
+
+def less_vpt(rows: list[dict], chosen: dict[str, dict[str, str]]) -> str:
+    """Markdown: a table for each measure, of each method's arm in it."""
+    return '\n\n'.join(f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
+                       for measure, arms in chosen.items())
 
 
 def at_same_setting(rows: list[dict]) -> str:
     """Markdown: VPT-Deep, and what moves or bears its prompts anew, at the setting that won for the latter."""
     arms = {method: f'{method} at {SAME}' for method in METHODS}
-    return '\n\n'.join(f'{title_of(measure)}:\n\n{main_table(rows, arms, measure, "VPT-Deep")}'
-                       for measure in ('average_accuracy', 'last_accuracy'))
+    return less_vpt(rows, dict.fromkeys(('average_accuracy', 'last_accuracy'), arms))
 
 
 def title_of(measure: str) -> str:

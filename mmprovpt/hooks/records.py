@@ -40,14 +40,15 @@ class Records:
             runner.visualizer.add_scalars(
                 {f'train/relocation/{name}': value for name, value in scalars.items()
                  if value is not None and math.isfinite(value)}, step=runner.iter)
-            if period.number % 10**max(len(str(period.number)) - 2, 0) == 0:
-                self._show(runner)
+            self._show(runner, period.number)
         except Exception as error:  # of whichever backend
             runner.logger.warning(f'The scalars or the picture of period {period.number} could not be written: {error}')
         runner.logger.log(logging.WARNING if period.skipped else logging.INFO, _sentence(period))
 
-    def _show(self, runner: Runner) -> None:
+    def _show(self, runner: Runner, period: int) -> None:
         """The picture so far, where TensorBoard shows it beside the curves; after 1 to 99, 100, 110, … periods."""
+        if period % 10**max(len(str(period)) - 2, 0):
+            return
         backends = [backend for backend in runner.visualizer._vis_backends.values()
                     if isinstance(backend, TensorboardVisBackend)]
         if backends and self.log.path.exists():

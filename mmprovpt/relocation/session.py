@@ -46,8 +46,8 @@ class RelocationSession:
         session.finish()                        # the reward of the last moves
 
     A loop without a loss scaler, accumulation or clipping may leave an iteration to ``step``. Gradients are read in the
-    backward pass, so it does not matter when the optimizer steps and zeroes them. Nothing
-    within a period waits for the device.
+    backward pass, so it does not matter when the optimizer steps and zeroes them. Nothing within a period waits for the
+    device.
 
     Where torch.distributed is initialised, every rank has a session and calls the same methods; rank 0 decides with the
     sums of all and tells the others. Parameters must be whole on each rank. If rank 0 fails to decide, all ranks raise.
@@ -277,7 +277,7 @@ class RelocationSession:
         self.apply([(prompt, block) for prompt, block in decision if prompt >= 0])
         self.criterion.reset()
         self.loss.reset()
-        return closed[0]._replace(distribution=self.prompts.distribution.tolist()) if closed else None
+        return closed[0] if closed else None
 
     def finish(self) -> Period | None:
         """Close the last period, if it is complete: moves get their reward, and none follow; every rank must call it.
@@ -309,9 +309,12 @@ class RelocationSession:
 
     def _period(self, loss: float, moves: list[Move], previous_reward: float | None) -> Period:
         self.period += 1
-        idleness, index = self.criterion.compute()[0], self.prompts.block_index.cpu()
+        idleness, index = self.criterion.compute()[0], self.prompts.block_index.cpu().clone()
         means = [float(idleness[index == block].mean()) for block in range(self.prompts.num_blocks)]
-        return Period(self.period, loss, moves, previous_reward, self.prompts.distribution.tolist(),
+        for move in moves:
+            index[move.prompt] = move.target
+        counts = torch.bincount(index[index >= 0], minlength=self.prompts.num_blocks).tolist()
+        return Period(self.period, loss, moves, previous_reward, counts,
                       [mean if math.isfinite(mean) else None for mean in means],
                       dict(self.relocator.allocator.diagnostics), self.criterion.num_dropped)
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .attention import AttentionMaps
-from .relocation import save
+from .relocation import SKY_BLUE, VERMILION, save
 
 MAPS_PER_ROW = 6
 
@@ -58,10 +58,10 @@ def _draw_prompts(axes, maps: AttentionMaps) -> None:
     """Bars: all prompts of a block; dots: each of them."""
     blocks = range(len(maps.prompts))
     axes.bar(blocks, [float(prompts.sum()) for prompts in maps.prompts],
-             color='#56B4E9', alpha=0.6, label='all prompts')
+             color=SKY_BLUE, alpha=0.6, label='all prompts')
     points = [(block, float(weight)) for block in blocks for weight in maps.prompts[block]]
     if points:
-        axes.scatter(*zip(*points), s=16, color='#D55E00', linewidths=0, alpha=0.8, label='each prompt', zorder=3)
+        axes.scatter(*zip(*points), s=16, color=VERMILION, linewidths=0, alpha=0.8, label='each prompt', zorder=3)
     who = 'the class token' if maps.patches else 'all queries (mean)'
     counts = [f'{block}\n({len(maps.prompts[block])})' for block in blocks]
     axes.set_xticks(list(blocks), counts, fontsize=9)

@@ -21,7 +21,7 @@ MAX_ANNOTATED_BLOCKS = 32
 # Periods of the running mean over rewards, which are noisy.
 SMOOTHING = 10
 CURVE_HEIGHT = 1.5  # inch
-LINE = '#0072B2'
+BLUE, SKY_BLUE, VERMILION = '#0072B2', '#56B4E9', '#D55E00'  # Okabe and Ito's, which colour-blind people tell apart
 COLOURS = colormaps['RdBu_r'].with_extremes(bad='0.85')
 
 
@@ -160,10 +160,10 @@ class _Curve:
             text, height = self.reference(run)
             axes.axhline(height, color='0.6', linewidth=0.8, label=text)
             smooth = self.smooth and len(values) >= 2 * SMOOTHING
-            style = dict(color=LINE, alpha=0.35, marker=None) if smooth else dict(color=LINE, marker='.', markersize=4)
+            style = dict(color=BLUE, alpha=0.35, marker=None) if smooth else dict(color=BLUE, marker='.', markersize=4)
             axes.plot(periods, values, linewidth=1, **style)
             if smooth:
-                axes.plot(periods, running_mean(values, SMOOTHING), color=LINE, linewidth=1.6,
+                axes.plot(periods, running_mean(values, SMOOTHING), color=BLUE, linewidth=1.6,
                           label=f'mean of {SMOOTHING} periods')
             if text or smooth:
                 axes.legend(fontsize=7, frameon=False, loc='best', ncols=2, borderaxespad=0.2)

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 
 from mmprovpt.relocation.history import read_rows
 
-from .relocation import COLOURS, counts_norm, integers, save
+from .relocation import BLUE, COLOURS, VERMILION, counts_norm, integers, save
 from .runs import LogError, Run, read_log
 
-LOSS, METRIC, MOVE = '#0072B2', '#D55E00', '0.75'  # Okabe and Ito's blue and vermilion
 OTHERS = {'data_time', 'time', 'step', 'memory', 'epoch', 'iter'}  # of a row, what measures no quality
 
 
@@ -54,7 +53,10 @@ def read_training(folder: str | Path) -> Training:
     if not losses:
         raise LogError(f'{found[-1]} holds no loss: the run had logged nothing yet')
     log = run / 'relocations.jsonl'
-    rows = read_rows(log) if log.is_file() else []
+    try:
+        rows = read_rows(log) if log.is_file() else []
+    except ValueError as error:
+        raise LogError(f'{log} is not a relocation log: {error}') from error
     return Training(np.array(losses), {name: np.array(values) for name, values in metrics.items()},
                     read_log(log, '') if rows else None, sorted({row['iter'] for row in rows}),
                     sorted({row['iter'] for row in rows if row['from'] != row['to']}))
@@ -116,9 +118,9 @@ def plot_training(training: Training, path: str | Path, metrics: Sequence[str] |
     figure = Figure(figsize=(8, sum(heights) + 0.4), dpi=120, layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    _curve(axes[0], training.losses, 'Training loss', LOSS, training.moved)
+    _curve(axes[0], training.losses, 'Training loss', BLUE, training.moved)
     for place, name in zip(axes[1:], chosen):
-        _curve(place, training.metrics[name], name, METRIC, training.moved, marker='o')
+        _curve(place, training.metrics[name], name, VERMILION, training.moved, marker='o')
     for run in maps:
         _map(figure, axes[-1], run, training.closed, training.losses[-1, 0])
     axes[0].set_title(title, fontsize=11)
@@ -130,7 +132,7 @@ def plot_training(training: Training, path: str | Path, metrics: Sequence[str] |
 
 def _curve(axes: Axes, points: np.ndarray, label: str, colour: str, moved: Sequence[int], marker: str = '') -> None:
     for number, iteration in enumerate(moved):
-        axes.axvline(iteration, color=MOVE, linewidth=0.8, label=None if number else 'a prompt changes its block')
+        axes.axvline(iteration, color='0.75', linewidth=0.8, label=None if number else 'a prompt changes its block')
     axes.plot(*points.T, color=colour, linewidth=1.5, marker=marker, markersize=5, clip_on=not marker)
     axes.set_ylabel(label)
     if moved and not marker:
