@@ -90,7 +90,7 @@ def tuned(study, results, name):
 
 def test_experiments_name_configs_and_tell_runs_apart(study, tmp_path):
     tunings = [name for name in study['experiments'].EXPERIMENTS if name.startswith('tune')]
-    for name in ('main', 'epochs_40', 'camvid', 'detection'):
+    for name in ('main', 'epochs_40', 'camvid', 'detection', 'heads'):
         with pytest.raises(ConfigError, match='trainings of the experiment .* are missing'):
             study['experiments'].EXPERIMENTS[name](tmp_path)
     for name in tunings:
@@ -160,3 +160,18 @@ def test_configs_say_what_to_expect(config, study):
     assert len(found) == dict(five=5, three=3)[seeds] and {len(values) for values in found.values()} == {tasks}
     means = [mean(values) for values in found.values()]
     assert [middle, least, greatest] == [f'{value:.1f}' for value in (mean(means), min(means), max(means))]
+
+
+def test_a_head_is_trained_at_its_own_rate(study, tmp_path):
+    """PRO-VPT at VPT-Deep's, whichever the other head has; ten epochs, all by one schedule."""
+    rows = study['experiments'].tune_heads(tmp_path)
+    best = {'camvid/UPerNet': 'VPT-Deep at 0.01', 'camvid/Mask2Former': 'VPT-Deep at 0.001'}
+    (tmp_path / 'tune_heads.jsonl').write_text(''.join(json.dumps(dict(
+        run._asdict(), average_miou=float(best[run.task] == run.arm), last_miou=0.)) + '\n' for run in rows))
+    runs = study['experiments'].heads(tmp_path)
+    rates = {(run.task, run.arm): run.options['optim_wrapper.optimizer.lr'] for run in runs}
+    assert [rates[task, arm] for task in best for arm in ('VPT-Deep', 'PRO-VPT')] == [0.01, 0.01, 0.001, 0.001]
+    run = next(run for run in runs if run.task == 'camvid/Mask2Former')
+    cfg = study['study'].trial_of(run, tmp_path, tmp_path, tmp_path).cfg
+    assert cfg.custom_imports['imports'] == ['parts', 'mmdet.models'] and cfg.model.type == 'BFloat16Segmentor'
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 460

@@ -23,7 +23,7 @@ class Run(NamedTuple):
 
     Attributes:
         arm: Its name in tables.
-        task: One of TASKS, 'planted/<layout>', 'camvid' or 'detection'.
+        task: One of TASKS, 'planted/<layout>', 'camvid', 'camvid/<head>' or 'detection'.
         seed: Of the runner.
         config: Its file in configs/, without '.py'.
         options: Keys with dots, as --cfg-options takes them.
@@ -279,13 +279,49 @@ def final_dense(task: str, results: Path) -> list[Run]:
             if (run.arm, run.options['optim_wrapper.optimizer.lr']) in wanted]
 
 
-MEASURES = dict(camvid=('average_miou', 'last_miou'), detection=('average_box_ap', 'last_box_ap'))
+# CamVid with other heads than SETR's: each method's config, and rates to choose from. PRO-VPT takes VPT-Deep's.
+HEADS = dict(UPerNet='camvid/upernet_vit_s_{}_camvid', Mask2Former='camvid/mask2former_vit_s_{}_camvid')
+HIGH, LOW = (1e-3, 3e-3, 1e-2), (3e-5, 1e-4, 3e-4)
+TUNED = {'VPT-Deep': ('vpt', HIGH), 'frozen': ('frozen', HIGH), 'LoRA': ('lora', HIGH), 'full': ('full', LOW)}
+
+
+def with_head(head: str, arm: str, config: str, lr: float, seed: int, phase: str, epochs: int = 10) -> Run:
+    """A training of 46 iterations an epoch."""
+    options = {'optim_wrapper.optimizer.lr': lr, 'train_cfg.max_iters': 46 * epochs,
+               'train_cfg.val_interval': 46 * epochs, 'param_scheduler.1.end': 46 * epochs}
+    return Run(arm, f'camvid/{head}', seed, HEADS[head].format(config), options, phase)
+
+
+def tune_heads(results: Path) -> list[Run]:
+    """Three learning rates for each method and head: three epochs on one seed."""
+    return [with_head(head, f'{method} at {lr:g}', config, lr, 0, 'search', epochs=3)
+            for head in HEADS for method, (config, rates) in TUNED.items() for lr in rates]
+
+
+def heads(results: Path) -> list[Run]:
+    """UPerNet and Mask2Former by each method, ten epochs at the rate that won with this head, three seeds."""
+    settings(results, 'tune_heads', MIOU)  # is it complete?
+    rows = read_rows(results / 'tune_heads.jsonl')
+    runs = []
+    for seed in range(3):
+        for head in HEADS:
+            won = winners([row for row in rows if row['task'] == f'camvid/{head}'], MIOU[0])
+            for method, (config, _) in {**TUNED, 'PRO-VPT': ('provpt', ())}.items():
+                lr = float(won[method.replace('PRO-VPT', 'VPT-Deep')].split(' at ')[1])
+                runs.append(with_head(head, method, config, lr, seed, 'final'))
+    return runs
+
+
+MIOU = ('average_miou', 'last_miou')
+MEASURES = dict(camvid=MIOU, heads=MIOU, detection=('average_box_ap', 'last_box_ap'))
 # By name; each is given the folder of results, for some go on from others.
 EXPERIMENTS: dict[str, Callable[[Path], list[Run]]] = dict(
     gain=gain, gain_all=gain_all, tune=tune, main=main_, layouts=layouts, recovery=recovery,
     same_setting=same_setting,
     epochs_40=partial(longer, epochs=40, tasks=('category', 'size', 'cifar10_1k')),
     epochs_100=partial(longer, epochs=100, tasks=('size',)), tune_camvid=tune_camvid,
-    tune_detection=tune_detection, camvid=partial(final_dense, 'camvid'), detection=partial(final_dense, 'detection'))
+    tune_detection=tune_detection, camvid=partial(final_dense, 'camvid'), detection=partial(final_dense, 'detection'),
+    tune_heads=tune_heads, heads=heads)
 # The tuning that one goes on from.
-NEEDS = dict(main='tune', epochs_40='tune', epochs_100='tune', camvid='tune_camvid', detection='tune_detection')
+NEEDS = dict(main='tune', epochs_40='tune', epochs_100='tune', camvid='tune_camvid', detection='tune_detection',
+             heads='tune_heads')

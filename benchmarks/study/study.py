@@ -89,7 +89,7 @@ FAMILIES = dict(
 
 def family_of(run: Run) -> Family:
     """That of a run's task."""
-    return FAMILIES.get(run.task, FAMILIES['classification'])
+    return FAMILIES.get(run.task.partition('/')[0], FAMILIES['classification'])
 
 
 def trial_of(run: Run, folder: Path, data: Path, weights: Path) -> Trial:
@@ -104,7 +104,9 @@ def trial_of(run: Run, folder: Path, data: Path, weights: Path) -> Trial:
     other, = {*EVALUATION.values()} - {EVALUATION[run.phase]}
     for part in ('dataloader', 'evaluator', 'cfg'):
         cfg[f'{other}_{part}'] = None
-    cfg.custom_imports = dict(imports=['parts'], allow_failed_imports=False)
+    others = cfg.get('custom_imports', dict(imports=[]))['imports']
+    cfg.custom_imports = dict(imports=['parts', *([others] if isinstance(others, str) else others)],
+                              allow_failed_imports=False)
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='EMAHook', momentum=AVERAGE),
                         dict(type='mmprovpt.TrainingLossHook', window=family.epoch)]
     cfg.default_hooks.checkpoint.interval = -1  # a killed run of minutes begins anew
@@ -174,7 +176,7 @@ def tables_of(experiment: str, results: Path) -> str:
         return f'{experiment}: nothing yet'
     if experiment == 'same_setting':
         return at_same_setting(rows + read_rows(results / 'main.jsonl'))
-    if experiment not in NEEDS:
+    if experiment not in NEEDS or experiment == 'heads':  # whose rates differ by task
         return table(rows, EXPERIMENTS[experiment](results)[0].arm)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     chosen = {measure: winners(read_rows(results / f'{NEEDS[experiment]}.jsonl'), measure) for measure in measures}
