@@ -48,7 +48,7 @@ class Row(NamedTuple):
     @property
     def size(self):
         """Height and width."""
-        return (self.side, self.side) if self.side else subjects.DENSE.get(self.model, (None, (224, 224)))[1]
+        return (self.side, self.side) if self.side else subjects.DENSE.get(self.model, (None, (224, 224), None))[1]
 
 
 def without(methods, *left_out):
@@ -99,6 +99,13 @@ def cpu_plan():
             Row('Mask R-CNN Swin-T', 'memory', 'float32', 1, ('full', 'VPT 10'))]
 
 
+def camvid_plan():
+    """The heads of the study on CamVid, at its batch of 8; a step to that of full fine-tuning."""
+    heads, methods = ('UPerNet ViT-S', 'Mask2Former ViT-S'), ('full', 'linear', 'VPT 10', 'PRO-VPT 10', 'LoRA')
+    return [*(Row(head, 'step', 'bf16', 8, methods) for head in heads),
+            *(Row(head, 'memory', 'bf16', 8, methods) for head in heads)]
+
+
 def trial_plan():
     """A model of a few thousand weights, to try the harness itself."""
     return [Row('ViT-tiny', 'step', 'float32', 2, ALL, 32), Row('ViT-tiny', 'step', 'bf16', 2, ('VPT 10', 'full'), 32),
@@ -108,7 +115,7 @@ def trial_plan():
             Row('Mask R-CNN Swin-T', 'step', 'float32', 1, DENSE, 128)]
 
 
-PLANS = dict(cpu=cpu_plan, gpu=gpu_plan, trial=trial_plan)
+PLANS = dict(cpu=cpu_plan, gpu=gpu_plan, camvid=camvid_plan, trial=trial_plan)
 
 
 class Clock:

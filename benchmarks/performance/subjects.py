@@ -32,9 +32,11 @@ MMPRETRAIN = {
     'Swin-T': dict(type='SwinTransformer', arch='tiny', drop_path_rate=0.),
     'Swin-B': dict(type='SwinTransformer', arch='base', drop_path_rate=0.),
 }
-# The config of full fine-tuning, and height and width of an image.
-DENSE = {'Mask R-CNN Swin-T': ('mask_rcnn_swin_t_full_coco', (800, 1216)),
-         'SETR ViT-B': ('setr_pup_vit_b_full_ade20k', (512, 512))}
+# The config of full fine-tuning, height and width of an image, and of segmentors the classes.
+DENSE = {'Mask R-CNN Swin-T': ('mask_rcnn_swin_t_full_coco', (800, 1216), None),
+         'SETR ViT-B': ('setr_pup_vit_b_full_ade20k', (512, 512), 150),
+         **{f'{head} ViT-S': (f'camvid/{head.lower()}_vit_s_full_camvid', (168, 224), 11)
+            for head in ('UPerNet', 'Mask2Former')}}
 
 
 class Classifier(nn.Module):
@@ -105,9 +107,9 @@ def images(name, size, count, device):
         return x, torch.randint(CLASSES, (count, ), generator=generator).to(device)
     from mmengine.structures import InstanceData, PixelData
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1., 1.))
-    if name == 'SETR ViT-B':
+    if classes := DENSE[name][2]:
         from mmseg.structures import SegDataSample
-        truth = torch.randint(150, (count, 1, *size), generator=generator).to(device)
+        truth = torch.randint(classes, (count, 1, *size), generator=generator).to(device)
         return x, [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=each)) for each in truth]
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
