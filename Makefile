@@ -21,7 +21,7 @@ TORCH := $(STAMPS)/torch-$(call sum,torch.txt)
 MMCV := $(STAMPS)/mmcv-$(call sum,torch.txt mmcv.txt)
 PACKAGE := $(STAMPS)/package-$(call sum,*.txt,setup.py)
 
-.PHONY: help setup data about demo demo-seg demo-cls demo-multi test lint docs wheel-check serve-check browser-check browser
+.PHONY: help setup data about demo demo-seg demo-cls demo-multi test lint docs wheel-check commands-check serve-check browser-check browser
 help:
 	@echo 'make demo    set up, then train and evaluate the demo: Mask R-CNN with moving prompts on embedded data'
 	@echo 'make demo-seg, make demo-cls   likewise segmentation (SETR) and classification (Swin)'
@@ -30,6 +30,7 @@ help:
 	@echo 'make lint    set up, then run ruff and mypy'
 	@echo 'make docs    set up, then build the site of the documents, build/docs/index.html'
 	@echo 'make wheel-check   set up, then build sdist and wheel, and do what the pages say with the wheel, outside this folder'
+	@echo 'make commands-check   set up, then carry out the commands of the pages, in a copy, on noise in place of COCO and others'
 	@echo 'make serve-check   set up, then start the server of examples/serve.py and ask it by real clients'
 	@echo 'make browser-check   set up, then try the page of examples/serve.py in a headless Chromium, which must be there'
 	@echo 'make setup   only set up .venv (with python3, or with PYTHON=python3.11; to change it, remove .venv)'
@@ -155,6 +156,10 @@ docs: $(DOCS)/stamp-$(call sum,docs.txt)
 
 wheel-check: $(PACKAGE)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/users_way.py
+
+# COMMANDS='dist_train sweep' is for some of them.
+commands-check: $(PACKAGE)
+	$(PY) benchmarks/carry_out.py $(COMMANDS)
 
 SERVE := .venv-serve
 $(SERVE)/stamp-$(call sum,serve.txt): | $(PACKAGE)

@@ -1,12 +1,9 @@
 """The configs of dense tasks made small, and data in the layouts that they expect."""
 import functools
-import json
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from PIL import Image
 
 from mmprovpt.cli.runner import sync_bn_to_bn
 
@@ -69,45 +66,6 @@ def small_mask_rcnn(cfg):
             if transform.type == 'Resize':
                 transform.scale = (100, 64)
     return cfg
-
-
-def pixels(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def write_ade20k(root):
-    """Images with labels 0 (other), 1 and 2; one of the two for training is labelled 'other' throughout."""
-    for split, count in (('training', 2), ('validation', 1)):
-        for number in range(count):
-            for kind in ('images', 'annotations'):
-                (root / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels(70, 90, number)).save(root / f'images/{split}/{number}.jpg')
-            labels = np.zeros((70, 90), np.uint8)
-            if split == 'validation' or number:
-                labels[:40, 10:], labels[40:] = 1, 2
-            Image.fromarray(labels).save(root / f'annotations/{split}/{number}.png')
-    return root
-
-
-def write_coco(root):
-    """Three images of 64 x 80 px for each split, the last without a single object."""
-    import mmdet.datasets
-    names = mmdet.datasets.CocoDataset.METAINFO['classes']
-    images = [dict(id=number, file_name=f'{number}.jpg', height=64, width=80) for number in range(3)]
-    boxes = [(0, 3, (4, 4, 30, 30)), (0, 7, (40, 10, 30, 40)), (1, 3, (10, 20, 50, 40))]
-    annotations = [
-        dict(id=i, image_id=image, category_id=category, bbox=[x, y, w, h], area=w * h, iscrowd=0,
-             segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
-        for i, (image, category, (x, y, w, h)) in enumerate(boxes, 1)]
-    categories = [dict(id=number, name=name) for number, name in enumerate(names)]
-    (root / 'annotations').mkdir()
-    for split in ('train2017', 'val2017'):
-        (root / split).mkdir()
-        for image in images:
-            Image.fromarray(pixels(64, 80, image['id'])).save(root / split / image['file_name'])
-        (root / f'annotations/instances_{split}.json').write_text(
-            json.dumps(dict(images=images, annotations=annotations, categories=categories)))
-    return root
 
 
 def localise(cfg, root, folder):

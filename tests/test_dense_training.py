@@ -6,20 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dense_task import (
-    build,
-    config,
-    localise,
-    pixels,
-    small_mask_rcnn,
-    small_setr,
-    upstream_of,
-    write_ade20k,
-    write_coco,
-)
+from dense_task import build, config, localise, small_mask_rcnn, small_setr, upstream_of
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
+from stand_ins import pixels, write_ade20k, write_coco
 from test_config_training import Snapshot, different, tensors
 
 from mmprovpt.errors import ConfigError

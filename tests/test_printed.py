@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import carry_out
+import pytest
 import users_way
 from mmengine.config import Config
 from printed import PAGES, ROOT, blocks, commands, lines, ten_lines
@@ -144,3 +146,25 @@ def test_the_way_goes_where_the_pages_say():
         command, *words = step.words()
         assert command == 'mmprovpt' and words[0] in TOOLS, step
     assert 'import' in ten_lines()
+
+
+def test_each_command_is_carried_out_by_somebody():
+    """By `make commands-check`, or somebody else is named; and no rule is left of a command that is gone."""
+    mine = list(carry_out.to_carry_out())
+    others = [command for command in carry_out.all_commands() if command not in [command for _, command in mine]]
+    assert [command for command in others if carry_out.elsewhere(command) is None] == []
+    assert [step for step in carry_out.OF_COMMANDS if step not in [step for step, _ in mine]] == []
+    rules = map(carry_out.Step, carry_out.ELSEWHERE)
+    assert [rule.begins for rule in rules if not any(map(rule.fits, others))] == []
+
+
+def test_names_are_put_in_place_of_whole_words(tmp_path):
+    step = carry_out.Step('tools/dist_train.sh CONFIG', {'CONFIG': 'a.py', '8': '2'}, '--work-dir x')
+    assert step.filled('tools/dist_train.sh CONFIG 8', tmp_path) == 'tools/dist_train.sh a.py 2 --work-dir x'
+    with pytest.raises(ValueError, match='no 8 in'):
+        step.filled('tools/dist_train.sh CONFIG 80', tmp_path)
+    (tmp_path / 'epoch_1.pth').touch()
+    last = carry_out.Step('tools/test.py', {'CHECKPOINT': '@*.pth'})
+    assert last.filled('tools/test.py CHECKPOINT', tmp_path) == 'tools/test.py epoch_1.pth'
+    with pytest.raises(ValueError, match='nothing is called'):
+        carry_out.Step('tools/test.py', {'CHECKPOINT': '@*.onnx'}).filled('tools/test.py CHECKPOINT', tmp_path)

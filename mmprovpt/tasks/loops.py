@@ -144,9 +144,17 @@ class _OfEachTask(BaseLoop):
 
 @LOOPS.register_module()
 class MultiTaskValLoop(_OfEachTask):
-    """Validation of all tasks, or of those in ``tasks``; other arguments of MMEngine's ValLoop."""
+    """Validation of the tasks that are trained, for the others stay as they are; or of those in ``tasks``.
+
+    Other arguments are those of MMEngine's ValLoop.
+    """
 
     upstream, mode = ValLoop, 'val'
+
+    def __init__(self, runner: Runner, dataloader: dict, evaluator: dict, tasks: list[str] | None = None,
+                 **kwargs) -> None:
+        model = getattr(runner.model, 'module', runner.model)
+        super().__init__(runner, dataloader, evaluator, tasks or list(model.trained), **kwargs)
 
 
 @LOOPS.register_module()

@@ -203,15 +203,20 @@ def test_small_checkpoints_resume(together, root, tmp_path):
 
 @pytest.mark.usefixtures('unformatted')
 def test_one_after_another_with_relocation(root, weights, tmp_path):
-    """The second run, of one task, goes on from the checkpoint of the first, and moves this task's prompts alone."""
+    """The second run, of one task, goes on from the checkpoint of the first, and moves this task's prompts alone.
+
+    It alone is validated: the first run begins with prompts of the others that nobody has trained.
+    """
     start = weights / 'all.pth'
     for task in ('detect', 'classify'):
         cfg = config(root, weights, custom_hooks=[dict(type='mmprovpt.PromptRelocationHook', interval=1)])
         cfg.model.train, cfg.train_cfg.max_epochs = [task], 2
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         before = torch.load(start, weights_only=False)
         before = before.get('state_dict', before)
-        state = run(cfg, tmp_path / task, start)[0].state_dict()
+        model, hub = run(cfg, tmp_path / task, start)
+        state = model.state_dict()
+        validated = {key.split('/')[1] for key in hub.log_scalars if key.startswith('val/')}
+        assert validated - {'time', 'data_time'} == {task}
         for key, value in before.items():
             if in_task(key, task) is None and 'frozen_' not in key and not key.endswith('.form'):
                 assert torch.equal(value, state[key]), key
