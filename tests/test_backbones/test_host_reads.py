@@ -4,7 +4,7 @@ benchmarks/accelerator.py asks a GPU itself.
 """
 import pytest
 import torch
-from matrix import build, images, loss
+from matrix import CASES, build, images, loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmprovpt.relocation import CRITERIA, RelocationSession
@@ -59,6 +59,7 @@ def test_forward_and_backward_read_nothing_that_upstream_does_not(case, kind):
 
 
 @pytest.mark.parametrize('criterion', CRITERIA)
+@pytest.mark.parametrize('case', [CASES['mmpretrain-vit'], CASES['mmdet-swin']], ids=['vit', 'swin'])
 def test_an_iteration_of_relocation_reads_nothing(case, criterion):
     """Neither scores nor losses; a period reads them when it is closed."""
     prompted = build(case, dict(type='StaticPrompts', num_tokens=2)).train()
