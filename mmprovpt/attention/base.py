@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmprovpt.errors import ConfigError
+from mmprovpt.older_torch import is_compiling
 
 from . import running
 
@@ -88,7 +89,7 @@ class PromptedAttention:
         if handed.missing is not None:
             bias = _without_missing(handed.missing, bias, q.shape[0], k.shape[2])
         watcher = running.watcher()
-        if watcher is None and not _is_slow_fused(q, k):
+        if watcher is None and not _is_written_out(q, k, bias):
             return _fused(q, k, v, scale, bias, dropout_p)[..., :size]
         weights = _weights(q, k, scale, bias)
         if watcher is not None:
@@ -158,15 +159,20 @@ def _per_window(x: Tensor, batch_size: int) -> Tensor:
     return x if x.shape[0] == batch_size else x.repeat_interleave(batch_size // x.shape[0], 0)
 
 
-def _is_slow_fused(q: Tensor, k: Tensor) -> bool:
-    """Whether attention is to be written out: on CPUs in bfloat16, and for PyTorch's older ONNX exporter.
+def _is_written_out(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
+    """Whether attention takes its products and its softmax one by one, and not PyTorch's fused kernel.
 
-    The exporter has no fused attention below opset 14. In bfloat16 the fused kernel of CPUs takes 1.6 to 4 times as
-    long, forward and backward, up to some 200 tokens (docs/evidence/performance.md); beyond that its memory counts.
+    So it is for PyTorch's older ONNX exporter, which has no fused attention below opset 14; compiled for CPUs with a
+    bias, for which inductor generates code that fails where the number of keys is free; and on CPUs in bfloat16, where
+    the fused kernel takes 1.6 to 4 times as long, forward and backward, up to some 200 tokens
+    (docs/evidence/performance.md); beyond that its memory counts.
     """
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         return True
-    return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[2] <= 256 and k.shape[2] <= 512
+    if q.device.type != 'cpu':
+        return False
+    return (bias is not None and is_compiling()) or (
+        q.dtype == torch.bfloat16 and q.shape[2] <= 256 and k.shape[2] <= 512)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, dropout_p: float) -> Tensor:

@@ -1,4 +1,5 @@
 """torch.compile with everything on: scores as in eager mode, and no compilation for a relocation."""
+import functools
 import random
 
 import pytest
@@ -37,7 +38,6 @@ def iteration(criterion, forward, prompts, x, seed=0):
     *(('timm-vit', criterion, 'static', False) for criterion in CRITERIA),
     ('timm-vit', 'gate_fisher', 'static', True),
     ('timm-vit', 'taylor', 'adaptive', True),
-    ('mmdet-swin', 'gate_fisher', 'static', True),
     ('mmseg-vit', 'taylor_norm', 'static', False),
     ('timm-rope-grouped', 'taylor_norm', 'adaptive', False),
 ])
@@ -50,10 +50,11 @@ def test_scores_bit_for_bit(name, criterion, form, checkpointing):
     ('timm-dinov3', 'gate_fisher', 'static', True),
     ('timm-eva-postnorm', 'gate', 'static', False),
     ('timm-beit', 'gate_fisher', 'static', False),
+    ('mmdet-swin', 'gate_fisher', 'static', True),
     ('timm-swinv2', 'taylor_norm', 'static', False),
 ])
 def test_scores_where_pytorch_rounds_otherwise(name, criterion, form, checkpointing):
-    """It takes SiLU, rotations and norms of vectors apart before it compiles them."""
+    """It takes SiLU, rotations and norms of vectors apart before it compiles them; on CPUs a bias is written out."""
     for ours, eager in compiled_and_eager(name, criterion, form, checkpointing):
         torch.testing.assert_close(ours, eager, rtol=1e-3, atol=1e-4 * float(eager.abs().max()))
         assert ours.any()
@@ -76,12 +77,26 @@ def compiled_and_eager(name, criterion, form, checkpointing):
     assert sum(counters['graph_break'].values()) <= 1
 
 
-@pytest.mark.parametrize('name', ['timm-vit', 'timm-dinov3'])
-@pytest.mark.parametrize('form', ['static', 'shallow'])
-def test_inductor(form, name):
-    case = CASES[name]
-    backbone = build(case, dict(KINDS[form], num_tokens=2)).train()
-    prompts, x = backbone.prompts, images(case)
+def vit(name, form):
+    return build(CASES[name], dict(KINDS[form], num_tokens=2)), images(CASES[name])
+
+
+def swin_without_padding():
+    """PyTorch 2.11 cannot compile the padding of maps for CPUs, with prompts or without."""
+    swin = randomise(timm.models.SwinTransformer(img_size=16, patch_size=2, window_size=4, embed_dim=16, depths=(1, 2),
+                                                 num_heads=(2, 2), num_classes=0))
+    inject_prompts(swin, dict(KINDS['static'], num_tokens=2))
+    return swin, torch.randn(2, 3, 16, 16)
+
+
+@pytest.mark.parametrize('form, make', [
+    *((form, functools.partial(vit, name, form)) for name in ('timm-vit', 'timm-dinov3')
+      for form in ('static', 'shallow')),
+    ('static', swin_without_padding)])
+def test_inductor(form, make):
+    torch.manual_seed(0)
+    backbone, x = make()
+    prompts = backbone.train().prompts
     measure = CRITERIA['gate_fisher'](prompts, score_interval=1)
     compiled = torch.compile(backbone)
     for step in range(2):
