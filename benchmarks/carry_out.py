@@ -115,6 +115,8 @@ OF_COMMANDS = [
         'CONFIG': 'configs/setr_pup_vit_b_provpt_ade20k.py', 'CHECKPOINT': f'@{SEG}/iter_2.pth'},
         f'--cfg-options {FRESH}'),
     # Classification
+    Step(r'TASK=dtd python tools/train.py configs/vtab1k/vit_b_lora.py',
+         more=short('model.backbone.module.init_cfg=None', FEW)),
     Step(r'(TASK=\w+ )?python tools/train.py configs/(vtab1k|fgvc)/', more=short(FRESH, FEW)),
     Step('python tools/dataset_converters/miniature_vtab.py'),
     # With the demo's configs
@@ -124,7 +126,7 @@ OF_COMMANDS = [
     Step('python tools/train.py CONFIG --cfg-options model.train', {'CONFIG': MULTI},
          f'{iterations()[14:]} --work-dir one_task'),
     Step(r'(TORCH_LOGS=\S+ )?python tools/train.py CONFIG$', {'CONFIG': CLS},
-         f'--work-dir compiled {short("compile=True")}'),
+         f'--work-dir compiled {short("compile.backend=aot_eager")}'),
     Step('tools/train.py CONFIG --resume', {'CONFIG': CLS}, short(epochs=2)),
     Step('(tools/dist_train.sh|mmprovpt dist-train) CONFIG [82]', {'CONFIG': CLS}, f'--work-dir several {short()}'),
     Step('python tools/test.py CONFIG CHECKPOINT --cfg-options test_cfg.tasks', OF_MULTI),

@@ -11,6 +11,7 @@ try:
     from mmengine.registry import DATASETS as ROOT_DATASETS
     from mmengine.registry import HOOKS as ROOT_HOOKS
     from mmengine.registry import LOOPS as ROOT_LOOPS
+    from mmengine.registry import MODEL_WRAPPERS as ROOT_MODEL_WRAPPERS
     from mmengine.registry import MODELS as ROOT_MODELS
     from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
     from mmengine.registry import Registry
@@ -25,6 +26,8 @@ MODELS = Registry(
     'model', parent=ROOT_MODELS, scope='mmprovpt',
     locations=['mmprovpt.backbones.registered', 'mmprovpt.backbones.timm_pooling', 'mmprovpt.backbones.simple_pyramid',
                'mmprovpt.tasks.model'])
+MODEL_WRAPPERS = Registry(
+    'model_wrapper', parent=ROOT_MODEL_WRAPPERS, scope='mmprovpt', locations=['mmprovpt.cli.cpu_wrapper'])
 LOOPS = Registry('loop', parent=ROOT_LOOPS, scope='mmprovpt', locations=['mmprovpt.tasks.loops'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmprovpt', locations=['mmprovpt.hooks'])
 OPTIM_WRAPPERS = Registry(

@@ -5,8 +5,6 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmprovpt.cli.runner import sync_bn_to_bn
-
 ROOT = Path(__file__).parents[1]
 SMALL_VIT = dict(embed_dims=24, num_layers=4, num_heads=2, feedforward_channels=96)
 
@@ -21,7 +19,6 @@ def config(name):
 
 
 def build(cfg):
-    sync_bn_to_bn(cfg.model)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(cfg.model)
 
@@ -84,5 +81,4 @@ def localise(cfg, root, folder):
         cfg.train_cfg.update(max_epochs=1, val_interval=1)
         cfg.train_dataloader.dataset.filter_cfg.update(filter_empty_gt=False)
     cfg.work_dir, cfg.experiment_name = str(folder), f'dense_{folder.name}'
-    sync_bn_to_bn(cfg.model)
     return cfg

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS
 from toy_model import TOY
 
 from mmprovpt.cli.lock import locked
-from mmprovpt.cli.runner import sync_bn_to_bn
 from mmprovpt.cli.user_errors import user_errors
 
 ROOT = Path(__file__).parents[1]
 
 CONFIG = """
 custom_imports = dict(imports=['toy'])
-model = dict(type='Toy', norm_cfg=dict(type='SyncBN'))
+model = dict(type='Toy')
 train_dataloader = dict(batch_size=2, dataset=dict(type='Ones'), sampler=dict(type='DefaultSampler', shuffle=True))
 test_dataloader = dict(batch_size=2, dataset=dict(type='Ones'), sampler=dict(type='DefaultSampler', shuffle=False))
 test_evaluator = dict(type='Number')
@@ -72,7 +70,7 @@ def test_two_processes_then_resume_then_test(toy, call):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    # SyncBN, NCCL and DDP's device_ids all fail on CPU.
+    # SyncBN (here the default of a class), NCCL and DDP's device_ids all fail on CPU.
     result = run(toy, ROOT / 'tools/dist_train.sh', 'config.py', 2, '--auto-scale-lr', '--cfg-options',
                  'auto_scale_lr.base_batch_size=16', PORT=str(port))
     assert result.returncode == 0, result.stderr
@@ -198,7 +196,7 @@ def test_failed_build_leaves_nothing_behind(toy, call):
 
 
 @MODELS.register_module(force=True)
-def fails_late(norm_cfg):
+def fails_late():
     """A model that is not built; meanwhile another run has begun in the same new folder."""
     Path('work_dirs/config/of_another.pth').touch()
     raise ZeroDivisionError
@@ -217,15 +215,6 @@ def test_failed_build_keeps_an_old_work_dir(toy, call):
         call('train', 'config.py', '--work-dir', 'old',
              '--cfg-options', 'model.colour=red', 'experiment_name=old')
     assert (toy / 'old/epoch_1.pth').exists()
-
-
-def test_sync_bn_to_bn():
-    cfg = Config(dict(model=dict(
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
-        heads=[dict(norm_cfg=dict(type='mmcv.SyncBN')), dict(norm_cfg=dict(type='LN'))])))
-    sync_bn_to_bn(cfg.model)
-    assert cfg.model.norm_cfg == dict(type='BN', requires_grad=True)
-    assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN', 'LN']
 
 
 @pytest.mark.parametrize('target, expected', [

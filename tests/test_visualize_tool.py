@@ -11,7 +11,6 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmprovpt import tuned_state_dict
-from mmprovpt.cli.runner import sync_bn_to_bn
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -47,7 +46,6 @@ def visualize(root, call, monkeypatch):
 
 def build(config):
     cfg = Config.fromfile(ROOT / config)
-    sync_bn_to_bn(cfg.model)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)

@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 
 @MODELS.register_module()
 class Toy(BaseModel):
-    def __init__(self, norm_cfg):
+    def __init__(self, norm_cfg=dict(type='SyncBN')):
         super().__init__()
         self.conv = torch.nn.Conv2d(1, 2, 1)
         self.norm = build_norm_layer(norm_cfg, 2)[1]

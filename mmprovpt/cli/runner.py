@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 
@@ -23,10 +24,9 @@ from .config_parts import scope_of, type_name
 def build_model(cfg: Config) -> torch.nn.Module:
     """The model of a config, for one process, without weights; sets the default scope."""
     init_default_scope(scope_of(cfg) or 'mmengine')
-    sync_bn_to_bn(cfg.model)
     if cfg.get('data_preprocessor'):  # MMPretrain and MMSegmentation keep it outside of the model
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return MODELS.build(cfg.model)
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str) -> None:
@@ -122,12 +122,11 @@ def _remove_log(path: Path) -> None:
 
 
 def adapt_to_cpu(cfg: Config) -> None:
-    """Change, in place, what stops a config on CPU: SyncBN, NCCL and DDP's device_ids.
+    """Change, in place, what stops a config in several processes on CPU: NCCL and MMEngine's wrapper.
 
     Raises:
         ConfigError: For launchers other than torchrun.
     """
-    sync_bn_to_bn(cfg.get('model'))
     if cfg.get('launcher', 'none') == 'none':
         return
     if cfg.launcher != 'pytorch':
@@ -144,24 +143,17 @@ def adapt_to_cpu(cfg: Config) -> None:
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
-    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    cfg.model_wrapper_cfg = _for_cpu(wrapper)
     # FlexibleRunner does not read that, but has the strategy wrap the model.
     if 'runner_type' in cfg:
         strategy = cfg.get('strategy') or dict(type='DDPStrategy')
         if type_name(strategy) == 'DDPStrategy':
             wrapper = strategy.get('model_wrapper') or dict(type='MMDistributedDataParallel', broadcast_buffers=False)
-            cfg.strategy = dict(strategy, model_wrapper=dict(wrapper, device_ids=None))
+            cfg.strategy = dict(strategy, model_wrapper=_for_cpu(wrapper))
 
 
-def sync_bn_to_bn(node) -> None:
-    """Replace ``type='SyncBN'`` by ``type='BN'`` throughout a config, in place.
-
-    MMEngine does that to the built model, but only for one process.
-    """
-    if isinstance(node, dict):
-        if type_name(node) in ('SyncBN', 'MMSyncBN'):
-            node['type'] = 'BN'
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            sync_bn_to_bn(value)
+def _for_cpu(wrapper: dict) -> dict:
+    """MMEngine's wrapper as ours; any other without the devices that it would be given."""
+    if type_name(wrapper) == 'MMDistributedDataParallel':
+        return dict(wrapper, type='mmprovpt.CPUDistributedDataParallel')
+    return dict(wrapper, device_ids=None)

@@ -39,7 +39,7 @@ def test_strategies_on_cpu(tmp_path, named):
             found.append(cfg.strategy.get('model_wrapper'))
     finally:
         dist.destroy_process_group()
-    assert found[0] == dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+    assert found[0] == dict(type='mmprovpt.CPUDistributedDataParallel', broadcast_buffers=False)
     assert found[1] is None  # it wraps by other means
 
 
