@@ -80,7 +80,7 @@ def gpu_plan():
 
 
 def cpu_plan():
-    """What TARGETS need, in the order of their importance; some 15 minutes on two cores."""
+    """What TARGETS need, in the order of their importance, some 15 minutes on two cores; then the other models."""
     pair = ('VPT 10', 'PRO-VPT 10')
     deep = ('VPT 10', 'VPT 100')
     bf16 = ('VPT 10', 'VPT 10 @bf16', 'full', 'full @bf16')
@@ -96,7 +96,12 @@ def cpu_plan():
             Row('ViT-B', 'step', 'float32', 2, bf16), Row('Swin-T', 'step', 'float32', 4, bf16),
             Row('ViT-B', 'memory', 'float32', 16, ('linear', *deep, *cat, 'full')),
             Row('Swin-T', 'memory', 'float32', 16, ('linear', *deep, 'full')),
-            Row('Mask R-CNN Swin-T', 'memory', 'float32', 1, ('full', 'VPT 10'))]
+            Row('Mask R-CNN Swin-T', 'memory', 'float32', 1, ('full', 'VPT 10')),
+            *(Row(model, 'step', 'float32', batch, ('linear', *deep, 'LoRA', 'full'))
+              for model, batch in (('ViT-S', 8), ('Swin-B', 2), ('ViT-L', 1))),
+            Row('SETR ViT-B', 'step', 'float32', 1, ('full', 'linear', 'VPT 10', 'PRO-VPT 10', 'LoRA')),
+            Row('SETR ViT-B', 'memory', 'float32', 1, ('full', 'VPT 10')),
+            *(Row(model, 'inference', 'bf16', 8, deep) for model in ('ViT-B', 'Swin-T'))]
 
 
 def camvid_plan():
