@@ -151,25 +151,24 @@ OF_COMMANDS = [
     Step('python tools/export_onnx.py CONFIG cars.pth', {'CONFIG': CLS, 'cars.pth': OF_CLS['CHECKPOINT']}, SHAPE),
     Step('python tools/export_onnx.py CONFIG CHECKPOINT backbone.onnx', OF_MULTI, '--shape 64 64'),
     Step('python tools/export_onnx.py CONFIG CHECKPOINT classify.npz', OF_MULTI, '--shape 64 64'),
-    Step('python tools/sweep.py CONFIG... --dry-run', {'CONFIG...': CLS}),
+    Step('python tools/sweep.py CONFIG... --dry-run', {'CONFIG...': CLS}, '--no-grid'),
     Step('python tools/sweep.py CONFIG... --seeds', {'CONFIG...': CLS, '3': '1'}, f'--no-grid {short()}'),
-    Step('python tools/sweep.py CONFIG --asha', {'CONFIG': CLS}, f'--work-dir asha {short()}'),
+    Step('python tools/sweep.py CONFIG --asha', {'CONFIG': 'configs/miniature_vtab/linear.py', '10': '1'},
+         f'--base-lrs 1 --weight-decays 0 0.01 --seeds 1 --work-dir asha {short(FRESH)}'),
     Step('python tools/table.py work_dirs/sweep'),
     Step("python tools/table.py 'PRO-VPT", {"'PRO-VPT, gate=work_dirs/gate'": "'PRO-VPT, gate=work_dirs/sweep'"}),
-    Step('python tools/pretrain_miniature.py vit', {'2000': '2'}),
-    Step('python tools/pretrain_miniature.py', more='--iters 2'),
     # Benchmarks, as short as they can be
     Step(f'{THREADS}python benchmarks/(scoring_cost|folding|mixed_batches)', more='--rounds 1 --batch 1'),
     Step(f'{THREADS}python benchmarks/compiled', more='--rounds 1 --moves 1'),
     Step('python benchmarks/cross_stage.py', {'CONFIG': RCNN, **OF_FIRST}, '--moves 2 --batches 1'),
-    Step(f'{THREADS}python benchmarks/simulated_blocks.py', more='--seeds 1 --periods 10 --task switch'),
+    Step(f'{THREADS}python benchmarks/simulated_blocks.py', more='--seeds 2 --periods 10 --task switch'),
     Step('(python|.*nproc_per_node=4) benchmarks/scaling.py', more='--rounds 1'),
     Step(f'({THREADS}python|.*nproc_per_node=2) benchmarks/closing_cost.py', more='--periods 2'),
     Step('torchrun --nproc_per_node=2 examples/sharded_backbone.py'),
     Step('python benchmarks/multi_task.py configs', {'CHECKPOINT': OF_MULTI['CHECKPOINT']}, '--rounds 1 --images 2'),
     Step('python benchmarks/multi_task.py', more='--rounds 1 --images 2'),
-    Step('python benchmarks/table3/table3.py', {'0 1 2': '0'}, f'--rows provpt {short()}'),
-    Step(f'{THREADS}python benchmarks/performance/performance.py', {}, '--plan trial --rounds 1'),
+    Step('python benchmarks/table3/table3.py', {'0 1 2': '0'}, f'--rows vpt g_provpt {short()}'),
+    Step(f'{THREADS}python benchmarks/performance/performance.py', {}, '--plan trial --rounds 1 --only ViT-tiny'),
     Step('python benchmarks/performance/scale.py', more='--rounds 1 --only periods'),
     Step('python benchmarks/dist_exits.py', {'40': '2'}),
     Step('python benchmarks/config_trial.py', more='mask-rcnn_swin-t'),
@@ -180,6 +179,9 @@ OF_COMMANDS = [
     # Targets
     Step('make (lint|docs)'),
     Step('make demo(-seg|-cls)?$', more=f"TRAIN_ARGS='{short()}'"),
+    # They write new weights for the demos
+    Step('python tools/pretrain_miniature.py vit', {'2000': '2'}),
+    Step('python tools/pretrain_miniature.py', more='--iters 2'),
 ]
 NETWORK, WEIGHTS = 'a package index or a data set of the network', 'weights or images that are not in the repository'
 PUBLISHED, CLUSTER = 'the tables and figures of its page are what it wrote', 'a cluster'

@@ -29,9 +29,7 @@ def close(session, log):
     period = session.close_period()
     if period is not None:  # rank 0
         assert len(period.moves) == 1 or period.number < WARM_UP
-        log.append(rows_of(period.number, period.number, period.loss, period.moves, period.previous_reward,
-                           session.prompts.distribution.tolist(), period.block_idleness,
-                           period.diagnostics.get('entropy')))
+        log.append(rows_of(period, period.number))
     return 1e3 * (time.process_time() - start[0]), 1e3 * (time.perf_counter() - start[1])
 
 
