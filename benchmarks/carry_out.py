@@ -169,6 +169,7 @@ OF_COMMANDS = [
     Step('python benchmarks/multi_task.py', more='--rounds 1 --images 2'),
     Step('python benchmarks/table3/table3.py', {'0 1 2': '0'}, f'--rows vpt g_provpt {short()}'),
     Step(f'{THREADS}python benchmarks/performance/performance.py', {}, '--plan trial --rounds 1 --only ViT-tiny'),
+    Step(f'{THREADS}python benchmarks/performance/kinds_of_work.py', more='--model ViT-tiny --rounds 1'),
     Step('python benchmarks/performance/scale.py', more='--rounds 1 --only periods'),
     Step('python benchmarks/dist_exits.py', {'40': '2'}),
     Step('python benchmarks/config_trial.py', more='mask-rcnn_swin-t'),
@@ -177,7 +178,7 @@ OF_COMMANDS = [
     Step('python benchmarks/study/study.py main --table'), Step('python benchmarks/study/page.py'),
     Step('python (docs/arguments|docs/figures|benchmarks/model_index).py'),
     # Targets
-    Step('make (lint|docs)'),
+    Step('make (lint|docs)$'),
     Step('make demo(-seg|-cls)?$', more=f"TRAIN_ARGS='{short()}'"),
     # They write new weights for the demos
     Step('python tools/pretrain_miniature.py vit', {'2000': '2'}),
