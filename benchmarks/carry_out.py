@@ -179,7 +179,8 @@ OF_COMMANDS = [
     Step('python (docs/arguments|docs/figures|benchmarks/model_index).py'),
     # Targets
     Step('make (lint|docs)$'),
-    Step('make demo(-seg|-cls)?$', more=f"TRAIN_ARGS='{short()}'"),
+    Step('make demo-seg$', more=f"TRAIN_ARGS='{iterations('custom_hooks.0.interval=1')}'"),
+    Step('make demo(-cls)?$', more=f"TRAIN_ARGS='{short()}'"),
     # They write new weights for the demos
     Step('python tools/pretrain_miniature.py vit', {'2000': '2'}),
     Step('python tools/pretrain_miniature.py', more='--iters 2'),
