@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,7 @@ OF_FIRST = {'CHECKPOINT': f'@{FIRST}/epoch_1.pth'}
 OF_CLS = {'CONFIG': CLS, 'CHECKPOINT': '@work_dirs/swin_mini_provpt_digits/epoch_*.pth'}
 OF_MULTI = {'CONFIG': MULTI, 'CHECKPOINT': '@work_dirs/multi_swin_mini_vpt_digits/iter_3.pth'}
 IMAGE = {'IMAGE': '@data/miniature/digits/val/*/*.jpg'}
+LOG, RELOCATE = 'default_hooks.logger.interval=1', 'custom_hooks.0.interval=1'
 SHAPE, THREADS = '--shape 56 56', r'(OMP_NUM_THREADS=\d )?'
 
 # In the order in which they are carried out: what one writes, another reads.
@@ -128,7 +130,9 @@ OF_COMMANDS = [
     Step(r'(TORCH_LOGS=\S+ )?python tools/train.py CONFIG$', {'CONFIG': CLS},
          f'--work-dir compiled {short("compile.backend=aot_eager")}'),
     Step('tools/train.py CONFIG --resume', {'CONFIG': CLS}, short(epochs=2)),
-    Step('(tools/dist_train.sh|mmprovpt dist-train) CONFIG [82]', {'CONFIG': CLS}, f'--work-dir several {short()}'),
+    Step('tools/dist_train.sh CONFIG 2', {'CONFIG': CLS}, f'--work-dir two_of_them {short()}'),
+    Step('(tools/dist_train.sh|mmprovpt dist-train) CONFIG 8', {'CONFIG': CLS, '8': '2'},
+         f'--work-dir $(mktemp -d) {short()}'),
     Step('python tools/test.py CONFIG CHECKPOINT --cfg-options test_cfg.tasks', OF_MULTI),
     Step('python tools/test.py CONFIG CHECKPOINT', OF_CLS),
     Step('(python )?tools/visualize.py CONFIG', {'CONFIG': RCNN, 'DIR': 'pictures', **OF_FIRST}),
@@ -179,7 +183,7 @@ OF_COMMANDS = [
     Step('python (docs/arguments|docs/figures|benchmarks/model_index).py'),
     # Targets
     Step('make (lint|docs)$'),
-    Step('make demo-seg$', more=f"TRAIN_ARGS='{iterations('custom_hooks.0.interval=1')}'"),
+    Step('make demo-seg$', more=f"TRAIN_ARGS='{iterations(LOG, RELOCATE)}'"),
     Step('make demo(-cls)?$', more=f"TRAIN_ARGS='{short()}'"),
     # They write new weights for the demos
     Step('python tools/pretrain_miniature.py vit', {'2000': '2'}),
@@ -259,9 +263,13 @@ def carry_out(step: Step, command: str, folder: Path) -> str | None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The copy's package, the scripts of this environment, no GPU and one thread."""
+    """The copy's package, the scripts of this environment, no GPU, one thread, and a port that nobody has just left."""
+    with socket.socket() as free:
+        free.bind(('', 0))
+        port = str(free.getsockname()[1])
     return {**os.environ, 'PYTHONPATH': str(folder), 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            'CUDA_VISIBLE_DEVICES': '', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
+            'CUDA_VISIBLE_DEVICES': '', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1', 'PORT': port,
+            'PET_MASTER_PORT': port}
 
 
 def main() -> None:
