@@ -11,7 +11,6 @@ import argparse
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,10 +22,11 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parent))
 import printed  # noqa: E402
 import stand_ins  # noqa: E402
+from dist_exits import free_port  # noqa: E402
 
 ROOT = printed.ROOT
-CLS, SETR, RCNN, MULTI = (f'configs/demo/{name}_digits.py' for name in (
-    'swin_mini_provpt', 'setr_pup_vit_mini_provpt', 'mask_rcnn_swin_mini_provpt', 'multi_swin_mini_vpt'))
+CLS, RCNN, PLAIN, MULTI = (f'configs/demo/{name}_digits.py' for name in (
+    'swin_mini_provpt', 'mask_rcnn_swin_mini_provpt', 'mask_rcnn_swin_mini_full', 'multi_swin_mini_vpt'))
 
 
 class Step(NamedTuple):
@@ -83,7 +83,6 @@ DENSE, SEG, FIRST = (f'work_dirs/{name}' for name in (
 OF_FIRST = {'CHECKPOINT': f'@{FIRST}/epoch_1.pth'}
 OF_CLS = {'CONFIG': CLS, 'CHECKPOINT': '@work_dirs/swin_mini_provpt_digits/epoch_*.pth'}
 OF_MULTI = {'CONFIG': MULTI, 'CHECKPOINT': '@work_dirs/multi_swin_mini_vpt_digits/iter_3.pth'}
-IMAGE = {'IMAGE': '@data/miniature/digits/val/*/*.jpg'}
 LOG, RELOCATE = 'default_hooks.logger.interval=1', 'custom_hooks.0.interval=1'
 SHAPE, THREADS = '--shape 56 56', r'(OMP_NUM_THREADS=\d )?'
 
@@ -93,7 +92,7 @@ OF_COMMANDS = [
     Step('python tools/dataset_converters/miniature_coco.py|mmprovpt miniature-coco', more='--num-train 8 --num-val 4'),
     # Detection
     Step('python tools/train.py configs/recipes/mask_rcnn_dinov3_b_sfp_coco.py', more=short(TIMM, ONE)),
-    Step('mmprovpt train .* recipes/mask_rcnn_dinov3', more=f'{short(ONE)[14:]} --work-dir dinov3'),
+    Step('mmprovpt train .* recipes/mask_rcnn_dinov3', more=f'{short(ONE)} --work-dir dinov3'),
     Step('python tools/train.py configs/mask_rcnn_swin_t_provpt_coco.py', more=short(FRESH)),
     Step('tools/dist_train.sh configs/mask_rcnn_swin_t_provpt_coco.py', {'8': '2'},
          f'--work-dir two {short(FRESH, ONE)}'),
@@ -109,7 +108,7 @@ OF_COMMANDS = [
     Step('tools/dist_train.sh configs/recipes/upernet', {'8': '2'}, f'--work-dir upernet {iterations(TIMM, TWO)}'),
     Step('python tools/train.py configs/setr_pup_vit_b_provpt_ade20k.py --cfg-options',
          {'train_dataloader.batch_size=16': 'train_dataloader.batch_size=2'},
-         f'{iterations(FRESH)[14:]} --work-dir one_gpu'),
+         f'{iterations(FRESH)} --work-dir one_gpu'),
     Step('python tools/train.py configs/setr_pup_vit_b_provpt_ade20k.py', more=iterations(FRESH, ONE)),
     Step('tools/dist_train.sh configs/setr', {'8': '2'}, f'--work-dir setr {iterations(FRESH, ONE)}'),
     Step('python tools/test.py configs/setr', {'CHECKPOINT': f'@{SEG}/iter_2.pth'}, f'--cfg-options {FRESH}'),
@@ -126,7 +125,7 @@ OF_COMMANDS = [
     Step('mmprovpt train .* demo/', more=f'--work-dir console {short()}'),
     Step('python tools/train.py configs/demo/multi', more=iterations(count=3)),
     Step('python tools/train.py CONFIG --cfg-options model.train', {'CONFIG': MULTI},
-         f'{iterations()[14:]} --work-dir one_task'),
+         f'{iterations()} --work-dir one_task'),
     Step(r'(TORCH_LOGS=\S+ )?python tools/train.py CONFIG$', {'CONFIG': CLS},
          f'--work-dir compiled {short("compile.backend=aot_eager")}'),
     Step('tools/train.py CONFIG --resume', {'CONFIG': CLS}, short(epochs=2)),
@@ -141,12 +140,12 @@ OF_COMMANDS = [
     Step('python tools/analysis_tools/plot_relocation.py LOG', {'LOG': f'@{FIRST}/*/relocations.jsonl'}),
     Step('python tools/analysis_tools/plot_relocation.py RUN1', {
         f'RUN{n}/relocations.jsonl': f'@{FIRST}/*/relocations.jsonl' for n in (1, 2)}),
-    Step('python tools/analysis_tools/plot_attention.py', {**OF_CLS, **IMAGE}),
+    Step('python tools/analysis_tools/plot_attention.py', {**OF_CLS, 'IMAGE': '@data/miniature/digits/val/*/*.jpg'}),
     Step('python tools/analysis_tools/count_parameters.py configs/'),
     Step('tools/analysis_tools/count_parameters.py CONFIG', {'CONFIG': CLS}),
-    Step('(python )?tools/add_provpt.py CONFIG --out', {'CONFIG': RCNN.replace('provpt', 'full'), 'NEW': 'new.py'}),
-    Step('(python )?tools/add_provpt.py CONFIG --prompts', {'CONFIG': RCNN.replace('provpt', 'full')}, '--out vapt.py'),
-    Step('(python )?tools/add_provpt.py my_config', {'my_config.py': RCNN.replace('provpt', 'full'),
+    Step('(python )?tools/add_provpt.py CONFIG --out', {'CONFIG': PLAIN, 'NEW': 'new.py'}),
+    Step('(python )?tools/add_provpt.py CONFIG --prompts', {'CONFIG': PLAIN}, '--out vapt.py'),
+    Step('(python )?tools/add_provpt.py my_config', {'my_config.py': PLAIN,
                                                      'my_provpt.py': 'mine.py'}),
     Step('python tools/export_prompts.py work_dirs/x', {'work_dirs/x/epoch_100.pth': OF_FIRST['CHECKPOINT']}),
     Step('python tools/export_prompts.py small.pth'),
@@ -172,7 +171,7 @@ OF_COMMANDS = [
     Step('python benchmarks/multi_task.py configs', {'CHECKPOINT': OF_MULTI['CHECKPOINT']}, '--rounds 1 --images 2'),
     Step('python benchmarks/multi_task.py', more='--rounds 1 --images 2'),
     Step('python benchmarks/table3/table3.py', {'0 1 2': '0'}, f'--rows vpt g_provpt {short()}'),
-    Step(f'{THREADS}python benchmarks/performance/performance.py', {}, '--plan trial --rounds 1 --only ViT-tiny'),
+    Step(f'{THREADS}python benchmarks/performance/performance.py', more='--plan trial --rounds 1 --only ViT-tiny'),
     Step(f'{THREADS}python benchmarks/performance/kinds_of_work.py', more='--model ViT-tiny --rounds 1'),
     Step('python benchmarks/performance/scale.py', more='--rounds 1 --only periods'),
     Step('python benchmarks/dist_exits.py', {'40': '2'}),
@@ -198,7 +197,7 @@ ELSEWHERE = {
     r'make (lint test docs )?(wheel|commands)-check|mmprovpt (add|train|test|visualize|export|sweep|table|plot)[\w-]*$':
         'make wheel-check',
     r'make (serve|browser)-check|python examples/serve.py|curl': 'make serve-check, make browser-check',
-    r'(PIP_FIND_LINKS=DIR )?make (setup|data)|make PYTHON=|make demo|make demo-multi': 'make demo-multi',
+    r'(PIP_FIND_LINKS=DIR )?make (setup|data)|make PYTHON=|make demo-multi': 'make demo-multi',
     r'pip |mim |python -m (build|twine|zipfile)|source |git |python benchmarks/lower_bounds':
         'make wheel-check, and python benchmarks/users_way.py --from-nothing --mim; for the rest nobody: ' + NETWORK,
     r'(GPUS=.* )?tools/slurm_train.sh': 'make test, with srun of its own; nobody: ' + CLUSTER,
@@ -220,7 +219,7 @@ def all_commands() -> list[str]:
 
 def elsewhere(command: str) -> str | None:
     """Who else carries it out; None: nobody is known."""
-    return next((who for begins, who in ELSEWHERE.items() if Step(begins).fits(command)), None)
+    return next((who for begins, who in ELSEWHERE.items() if re.match(begins, command)), None)
 
 
 def to_carry_out() -> Iterator[tuple[Step, str]]:
@@ -237,6 +236,8 @@ def copy_clone(folder: Path) -> None:
     for name in subprocess.check_output(['git', '-C', ROOT, 'ls-files', '-z'], text=True).split('\0')[:-1]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    if (ROOT / '.venv').exists():  # what it lacks, make would install for the copy, and with that the copy itself
+        subprocess.run(['make', '-C', ROOT, '--silent', 'setup'], check=True)
     for name in ('.venv', '.venv-docs'):
         if (ROOT / name).exists():
             (folder / name).symlink_to(ROOT / name)
@@ -264,9 +265,7 @@ def carry_out(step: Step, command: str, folder: Path) -> str | None:
 
 def environment(folder: Path) -> dict[str, str]:
     """The copy's package, the scripts of this environment, no GPU, one thread, and a port that nobody has just left."""
-    with socket.socket() as free:
-        free.bind(('', 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     return {**os.environ, 'PYTHONPATH': str(folder), 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             'CUDA_VISIBLE_DEVICES': '', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1', 'PORT': port,
             'PET_MASTER_PORT': port}

@@ -52,7 +52,7 @@ def main():
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
-    size = subjects.DENSE.get(args.model, (None, (224, 224)))[1]
+    size = subjects.size_of(args.model)
     base = subjects.build(args.model, 'mmpretrain', size)
     batch = subjects.images(args.model, size, args.batch, 'cpu')
     ready = {method: subjects.Subject(base, method, 'float32', 'cpu') for method in args.methods}

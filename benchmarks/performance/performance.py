@@ -48,7 +48,7 @@ class Row(NamedTuple):
     @property
     def size(self):
         """Height and width."""
-        return (self.side, self.side) if self.side else subjects.DENSE.get(self.model, (None, (224, 224), None))[1]
+        return (self.side, self.side) if self.side else subjects.size_of(self.model)
 
 
 def without(methods, *left_out):

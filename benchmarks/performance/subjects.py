@@ -39,6 +39,11 @@ DENSE = {'Mask R-CNN Swin-T': ('mask_rcnn_swin_t_full_coco', (800, 1216), None),
             for head in ('UPerNet', 'Mask2Former')}}
 
 
+def size_of(name):
+    """Height and width of a model's images."""
+    return DENSE[name][1] if name in DENSE else (224, 224)
+
+
 class Classifier(nn.Module):
     """A backbone and a linear head on its pooled features."""
 

@@ -130,8 +130,8 @@ def tune(results: Path) -> list[Run]:
     return sorted(runs, key=lambda run: TWO.index(run.task))
 
 
-def settings(results: Path, tuning: str, measures: tuple[str, ...]) -> list[str]:
-    """Arms that won a tuning by any of the measures.
+def rows_of_tuning(results: Path, tuning: str) -> list[dict]:
+    """All of its trainings.
 
     Raises:
         ConfigError: The tuning is not complete.
@@ -140,6 +140,12 @@ def settings(results: Path, tuning: str, measures: tuple[str, ...]) -> list[str]
     missing = len(EXPERIMENTS[tuning](results)) - len(rows)
     if missing:
         raise ConfigError(f'{missing} trainings of the experiment {tuning!r} are missing in {results}: run it first')
+    return rows
+
+
+def settings(results: Path, tuning: str, measures: tuple[str, ...]) -> list[str]:
+    """Arms that won a tuning, which must be complete, by any of the measures."""
+    rows = rows_of_tuning(results, tuning)
     return sorted({arm for measure in measures for arm in winners(rows, measure).values()})
 
 
@@ -302,12 +308,11 @@ def tune_heads(results: Path) -> list[Run]:
 
 def heads(results: Path) -> list[Run]:
     """UPerNet and Mask2Former by each method, ten epochs at the rate that won with this head, three seeds."""
-    settings(results, 'tune_heads', MIOU)  # is it complete?
-    rows = read_rows(results / 'tune_heads.jsonl')
+    rows = rows_of_tuning(results, 'tune_heads')
     runs = []
     for seed in range(3):
         for head in HEADS:
-            won = winners([row for row in rows if row['task'] == f'camvid/{head}'], MIOU[0])
+            won = winners([row for row in rows if row['task'] == f'camvid/{head}'], 'average_miou')
             for method, (config, _) in {**TUNED, 'PRO-VPT': ('provpt', ())}.items():
                 lr = float(won[method.replace('PRO-VPT', 'VPT-Deep')].split(' at ')[1])
                 runs.append(with_head(head, method, config, lr, seed, 'final'))

@@ -92,12 +92,16 @@ def _chosen(dataloader: dict, names, key: str) -> dict[str, dict]:
     return {name: dataloader[name] for name in names}
 
 
+def _trained(runner: Runner) -> tuple[str, ...]:
+    """The tasks that a Runner's model, which may be wrapped, trains."""
+    return getattr(runner.model, 'module', runner.model).trained
+
+
 class _InTurns:
     """In front of a train loop: of ``train_dataloader=dict(<task>=dict(...))``, those of trained tasks are read."""
 
     def __init__(self, runner: Runner, dataloader: dict, **kwargs) -> None:
-        model = getattr(runner.model, 'module', runner.model)
-        chosen = _chosen(dataloader, model.trained, 'train_dataloader')
+        chosen = _chosen(dataloader, _trained(runner), 'train_dataloader')
         super().__init__(runner, TaskLoaders({name: _build(runner, each) for name, each in chosen.items()}), **kwargs)
 
 
@@ -153,8 +157,7 @@ class MultiTaskValLoop(_OfEachTask):
 
     def __init__(self, runner: Runner, dataloader: dict, evaluator: dict, tasks: list[str] | None = None,
                  **kwargs) -> None:
-        model = getattr(runner.model, 'module', runner.model)
-        super().__init__(runner, dataloader, evaluator, tasks or list(model.trained), **kwargs)
+        super().__init__(runner, dataloader, evaluator, tasks or list(_trained(runner)), **kwargs)
 
 
 @LOOPS.register_module()
