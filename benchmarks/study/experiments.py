@@ -88,7 +88,7 @@ def arms_of_gain() -> dict[str, dict[str, Any]]:
 
 # Those that are run on all tasks.
 ON_ALL = ('static', 'idlest, in place, shrunk', 'random, in place, shrunk', 'idlest, moved at random, shrunk',
-          'idlest, moved by PPO, shrunk', AUTHORS, 'weight decay 0.01', 'dropout 0.3')
+          'idlest, moved by PPO, shrunk', AUTHORS)
 
 
 def gain(results: Path, names: tuple[str, ...] = (), tasks: tuple[str, ...] = TWO, epochs: int = 40) -> list[Run]:

@@ -114,9 +114,9 @@ class OraclePruner(IdlenessPruner):
 
     def eligible(self, block_index: Tensor) -> Tensor:
         """Those of that block; none where all blocks have what they should."""
-        surplus = torch.bincount(block_index, minlength=len(self.layout)) - self.layout
+        surplus = torch.bincount(block_index.cpu(), minlength=len(self.layout)) - self.layout
         most = int(surplus.argmax())
-        return (block_index == most).nonzero().flatten() if surplus[most] > 0 else torch.zeros(0, dtype=torch.long)
+        return (block_index == (most if surplus[most] > 0 else -1)).nonzero().flatten()
 
     def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """Whatever its sign."""
@@ -133,7 +133,7 @@ class OracleAllocator(Allocator):
 
     def act(self, state: Tensor, signals=None) -> int:
         """From the counts in the state."""
-        counts = (state[self.num_blocks:2 * self.num_blocks] + 1) * self.layout.sum() / self.num_blocks
+        counts = (state[self.num_blocks:2 * self.num_blocks].cpu() + 1) * self.layout.sum() / self.num_blocks
         return int((self.layout - counts).argmax())
 
 
