@@ -162,28 +162,20 @@ def relocation() -> Drawing:
 
 def arrival() -> Drawing:
     """Why a short row learns a new direction in one step."""
-    draw = Drawing(760, 290, 'The same block reads directions alone: a short row turns faster')
-    for left, title, length, step in (
-            (30, "arrival='keep'", 150, 26), (290, "'shrink'", 26, 78), (550, "'reinit'", 110, 36)):
+    draw = Drawing(560, 290, 'The same block reads directions alone: a short row turns faster')
+    for left, title, length, step in ((30, "arrival='keep'", 150, 26), (310, "'shrink'", 26, 78)):
         draw.text(left, 24, title, bold=True)
-        origin = left + 20, 215
-        old = -0.35 if left != 550 else -1.15
+        origin, old = (left + 20, 215), -0.35
         tip = origin[0] + length * math.cos(old), origin[1] + length * math.sin(old)
         aim = tip[0] + step * math.cos(old - math.pi / 2), tip[1] + step * math.sin(old - math.pi / 2)
-        if left == 550:
-            gone = origin[0] + 150 * math.cos(-0.35), origin[1] + 150 * math.sin(-0.35)
-            draw.arrow(*origin, *gone, colour=GREY, dash='5 4')
-            draw.text(gone[0] - 70, gone[1] + 40, 'old row: gone', 'start', 12, GREY)
         draw.arrow(*origin, *tip, colour=BLUE, width=3)
         draw.arrow(*tip, *aim, colour=ORANGE, width=2)
         draw.line(origin, aim, colour=DARK, dash='4 3')
     draw.text(110, 232, 'row p', colour=BLUE, size=12)
     draw.text(70, 110, 'a step: small turn', colour=ORANGE, size=12)
-    draw.text(330, 232, 'row · factor', colour=BLUE, size=12)
-    draw.text(350, 130, 'gradient ~ 1 / length:', colour=ORANGE, size=12)
-    draw.text(350, 146, 'a step is a new direction', colour=ORANGE, size=12)
-    draw.text(640, 100, 'drawn anew,', colour=BLUE, size=12)
-    draw.text(640, 116, 'no momentum', colour=BLUE, size=12)
+    draw.text(350, 232, 'row · factor', colour=BLUE, size=12)
+    draw.text(370, 130, 'gradient ~ 1 / length:', colour=ORANGE, size=12)
+    draw.text(370, 146, 'a step is a new direction', colour=ORANGE, size=12)
     draw.text(30, 272, 'A block reads LN(p): a direction, not a length. Dashed: what it reads after the step.')
     return draw
 

@@ -108,7 +108,7 @@ def test_a_run_is_what_its_arm_says(study, tmp_path):
     cfg = study['study'].trial_of(run, tmp_path, tmp_path / 'data', tmp_path / 'weights').cfg
     assert cfg.train_cfg.max_epochs == 40 and cfg.optim_wrapper.clip_grad.max_norm == 0.25
     hook, average, _ = cfg.custom_hooks
-    assert hook.allocator.type == 'StayAllocator' and hook.arrival == 'shrink' and average.momentum == 0.05
+    assert hook.allocator.type == 'StayAllocator' and hook.arrival == 'rebirth' and average.momentum == 0.05
     assert cfg.train_dataloader.dataset.split == 'train800val200' and cfg.test_dataloader.dataset.split == 'test'
     assert cfg.val_dataloader is None and cfg.model.backbone.init_cfg.checkpoint.startswith(str(tmp_path))
     search = study['study'].trial_of(run._replace(phase='search'), tmp_path, tmp_path, tmp_path).cfg

@@ -61,22 +61,22 @@ def arms_of_gain() -> dict[str, dict[str, Any]]:
     prompts = 'model.backbone.prompts.dropout'
     return {
         'static': {},
-        'idlest, in place, shrunk': moving(IDLEST, STAY, 'shrink'),
+        'idlest, in place, shrunk': moving(IDLEST, STAY, 'rebirth'),
         'idlest, moved at random, kept': moving(IDLEST, UNIFORM),
-        'idlest, moved at random, shrunk': moving(IDLEST, UNIFORM, 'shrink'),
-        'random, in place, shrunk': moving(RANDOM, STAY, 'shrink'),
-        'least idle, in place, shrunk': moving(LEAST, STAY, 'shrink'),
-        'idlest of any sign, in place, shrunk': moving(ANY_IDLEST, STAY, 'shrink'),
+        'idlest, moved at random, shrunk': moving(IDLEST, UNIFORM, 'rebirth'),
+        'random, in place, shrunk': moving(RANDOM, STAY, 'rebirth'),
+        'least idle, in place, shrunk': moving(LEAST, STAY, 'rebirth'),
+        'idlest of any sign, in place, shrunk': moving(ANY_IDLEST, STAY, 'rebirth'),
         'idlest, in place, drawn anew': moving(IDLEST, STAY, 'reinit'),
-        'idlest, in place, shrunk, momentum 0': moving(IDLEST, STAY, dict(type='shrink', momentum='zero')),
-        'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'shrink'),
-        'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'shrink'),
+        'idlest, in place, shrunk, momentum 0': moving(IDLEST, STAY, dict(type='rebirth', momentum='zero')),
+        'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'rebirth'),
+        'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'rebirth'),
         'taylor, moved by PPO, kept (paper)': moving(TAYLOR, PPO),
-        'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'shrink'),
+        'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'rebirth'),
         AUTHORS: {},
         'idlest, in place, shrunk, every 4 iterations':
-            moving(IDLEST, STAY, 'shrink', by_epoch=False, interval=4),
-        'idlest, in place, shrunk, every 2 epochs': moving(IDLEST, STAY, 'shrink', interval=2),
+            moving(IDLEST, STAY, 'rebirth', by_epoch=False, interval=4),
+        'idlest, in place, shrunk, every 2 epochs': moving(IDLEST, STAY, 'rebirth', interval=2),
         'rows of constant length': dict(custom_hooks=[dict(type='mmprovpt.ConstantLengthHook')]),
         'weight decay 0.001': {'optim_wrapper.optimizer.weight_decay': 1e-3},
         'weight decay 0.01': {'optim_wrapper.optimizer.weight_decay': 1e-2},
@@ -91,17 +91,18 @@ ON_ALL = ('static', 'idlest, in place, shrunk', 'random, in place, shrunk', 'idl
           'idlest, moved by PPO, shrunk', AUTHORS)
 
 
-def gain(results: Path, names: tuple[str, ...] = (), tasks: tuple[str, ...] = TWO, epochs: int = 40) -> list[Run]:
-    """Arms on tasks, three paired seeds; all arms if none are named."""
+def gain(results: Path, names: tuple[str, ...] = (), tasks: tuple[str, ...] = TWO, epochs: int = 40,
+         seeds: int = 3) -> list[Run]:
+    """Arms on tasks, paired seeds; all arms if none are named."""
     return [Run(arm, task, seed, 'miniature_vtab/provpt_authors' if arm == AUTHORS else VPT,
                 {**setting(epochs, 0.3), **options})
-            for seed in range(3) for arm, options in arms_of_gain().items() if arm in (names or [arm])
+            for seed in range(seeds) for arm, options in arms_of_gain().items() if arm in (names or [arm])
             for task in tasks]
 
 
 def gain_all(results: Path) -> list[Run]:
     """Some arms on all tasks, as long as in `main`: at 40 epochs they would take five hours of a core."""
-    return gain(results, ON_ALL, TASKS, epochs=10)
+    return gain(results, ON_ALL, TASKS, epochs=10, seeds=2)
 
 
 # Method → config, what it changes, learning rates to choose from, whether the rate falls, clip of the gradients' norm.
@@ -113,8 +114,8 @@ METHODS: dict[str, tuple[str, dict, tuple[float, ...], bool, float | None]] = {
     'PRO-VPT, paper': (VPT, moving(TAYLOR, PPO), (0.0025, 0.005, 0.01, 0.02), False, None),
     'PRO-VPT, cosine': (VPT, moving(TAYLOR, PPO), (0.1, 0.3, 1.0, 3.0), True, 0.25),
     'PRO-VPT, authors': ('miniature_vtab/provpt_authors', {}, (0.1, 0.3, 1.0, 3.0), False, 0.25),
-    're-birth in place': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
-    're-birth in place, cosine': (VPT, moving(IDLEST, STAY, 'shrink'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
+    're-birth in place': (VPT, moving(IDLEST, STAY, 'rebirth'), (0.1, 0.3, 1.0, 3.0), False, 0.25),
+    're-birth in place, cosine': (VPT, moving(IDLEST, STAY, 'rebirth'), (0.1, 0.3, 1.0, 3.0), True, 0.25),
 }
 
 
@@ -207,10 +208,17 @@ def layouts(results: Path) -> list[Run]:
                                ('another', LAYOUTS[OTHERS[task]]))]
 
 
+PAYS = 'block_2'  # the task where `layouts` pays
+
+
+def in_their_place(row: dict) -> int:
+    """How many prompts of a final distribution are where that task's teacher has its own; of 12, 1 by chance."""
+    return sum(map(min, row['distribution'], LAYOUTS[PAYS]))
+
+
 def recovery(results: Path) -> list[Run]:
-    """How much of the layout is found from the uniform one, and what that gains, on the task where `layouts` pays."""
-    task = 'block_2'
-    layout = LAYOUTS[task]
+    """How much of the layout is found from the uniform one, and what that gains."""
+    layout = LAYOUTS[PAYS]
     score_oracle = dict(type='OraclePruner', criterion='gate_fisher', layout=layout)
     place_oracle = dict(type='OracleAllocator', layout=layout)
     verified = dict(IDLEST, verify_top=12, verify_batches=4)
@@ -218,21 +226,21 @@ def recovery(results: Path) -> list[Run]:
         'uniform, static': {},
         "teacher's, static": prompts_of(layout),
         'random, moved at random, kept': moving(RANDOM, UNIFORM),
-        'random, moved at random, shrunk': moving(RANDOM, UNIFORM, 'shrink'),
-        'idlest, moved at random, shrunk': moving(IDLEST, UNIFORM, 'shrink'),
-        'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'shrink'),
+        'random, moved at random, shrunk': moving(RANDOM, UNIFORM, 'rebirth'),
+        'idlest, moved at random, shrunk': moving(IDLEST, UNIFORM, 'rebirth'),
+        'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'rebirth'),
         'idlest, moved by PPO, kept': moving(IDLEST, PPO),
-        'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'shrink'),
+        'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'rebirth'),
         'taylor, moved by PPO, kept': moving(TAYLOR, PPO),
-        'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'shrink'),
-        'verified, moved at random, shrunk': moving(verified, UNIFORM, 'shrink'),
-        'idlest, moved by the oracle, shrunk': moving(IDLEST, place_oracle, 'shrink'),
-        'oracle, moved at random, shrunk': moving(score_oracle, UNIFORM, 'shrink'),
+        'taylor, moved by PPO, shrunk': moving(TAYLOR, PPO, 'rebirth'),
+        'verified, moved at random, shrunk': moving(verified, UNIFORM, 'rebirth'),
+        'idlest, moved by the oracle, shrunk': moving(IDLEST, place_oracle, 'rebirth'),
+        'oracle, moved at random, shrunk': moving(score_oracle, UNIFORM, 'rebirth'),
         'oracle, moved by the oracle, kept': moving(score_oracle, place_oracle),
-        'oracle, moved by the oracle, shrunk': moving(score_oracle, place_oracle, 'shrink'),
+        'oracle, moved by the oracle, shrunk': moving(score_oracle, place_oracle, 'rebirth'),
     }
     base = {**setting(20, 0.3), **prompts_of(uniform(layout))}
-    return [Run(arm, f'planted/{task}', seed, VPT, {**base, **options})
+    return [Run(arm, f'planted/{PAYS}', seed, VPT, {**base, **options})
             for seed in range(3) for arm, options in arms.items()]
 
 
@@ -244,8 +252,8 @@ DENSE = {
     'frozen': ('frozen', {}),
     'VPT-Deep': ('vpt', {}),
     'PRO-VPT, paper': ('vpt', (TAYLOR, PPO, 'keep', {})),
-    'PRO-VPT, authors': ('vpt', (TAYLOR, AUTHORS_PPO, dict(type='shrink', in_place=False), AUTHORS_HOOK)),
-    're-birth in place': ('vpt', (IDLEST, STAY, 'shrink', {})),
+    'PRO-VPT, authors': ('vpt', (TAYLOR, AUTHORS_PPO, 'shrink', AUTHORS_HOOK)),
+    're-birth in place': ('vpt', (IDLEST, STAY, 'rebirth', {})),
     'LoRA': ('lora', {}),
     'full': ('full', {}),
 }
@@ -289,8 +297,8 @@ def final_dense(task: str, results: Path) -> list[Run]:
 
 # CamVid with other heads than SETR's: each method's config, and rates to choose from. PRO-VPT takes VPT-Deep's.
 HEADS = dict(UPerNet='camvid/upernet_vit_s_{}_camvid', Mask2Former='camvid/mask2former_vit_s_{}_camvid')
-HIGH, LOW = (1e-3, 3e-3, 1e-2), (3e-5, 1e-4, 3e-4)
-TUNED = {'VPT-Deep': ('vpt', HIGH), 'frozen': ('frozen', HIGH), 'LoRA': ('lora', HIGH), 'full': ('full', LOW)}
+RATES = (1e-3, 3e-3, 1e-2)
+TUNED = {'VPT-Deep': 'vpt', 'frozen': 'frozen', 'LoRA': 'lora', 'full': 'full'}
 
 
 def with_head(head: str, arm: str, config: str, lr: float, seed: int, phase: str, epochs: int = 10) -> Run:
@@ -303,7 +311,7 @@ def with_head(head: str, arm: str, config: str, lr: float, seed: int, phase: str
 def tune_heads(results: Path) -> list[Run]:
     """Three learning rates for each method and head: three epochs on one seed."""
     return [with_head(head, f'{method} at {lr:g}', config, lr, 0, 'search', epochs=3)
-            for head in HEADS for method, (config, rates) in TUNED.items() for lr in rates]
+            for head in HEADS for method, config in TUNED.items() for lr in RATES]
 
 
 def heads(results: Path) -> list[Run]:
@@ -313,7 +321,7 @@ def heads(results: Path) -> list[Run]:
     for seed in range(3):
         for head in HEADS:
             won = winners([row for row in rows if row['task'] == f'camvid/{head}'], 'average_miou')
-            for method, (config, _) in {**TUNED, 'PRO-VPT': ('provpt', ())}.items():
+            for method, config in {**TUNED, 'PRO-VPT': 'provpt'}.items():
                 lr = float(won[method.replace('PRO-VPT', 'VPT-Deep')].split(' at ')[1])
                 runs.append(with_head(head, method, config, lr, seed, 'final'))
     return runs

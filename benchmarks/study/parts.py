@@ -12,9 +12,10 @@ from mmseg.registry import MODELS as SEGMENTORS
 from torch import Tensor
 
 from mmprovpt.datasets.vtab1k import VTAB1k
-from mmprovpt.prompts import find_prompts
+from mmprovpt.prompts import PromptSet, find_prompts
 from mmprovpt.registry import HOOKS
-from mmprovpt.relocation import ALLOCATORS, PRUNERS, Allocator, IdlenessPruner
+from mmprovpt.relocation import ALLOCATORS, ARRIVALS, PRUNERS, Allocator, IdlenessPruner
+from mmprovpt.relocation.arrival import Keep, Shrink
 
 BINS = 15  # of the calibration error
 
@@ -121,6 +122,39 @@ class OraclePruner(IdlenessPruner):
     def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """Whatever its sign."""
         return self.pick(idleness, eligible)
+
+
+@ALLOCATORS.register
+class StayAllocator(Allocator):
+    """A control: the prompt's own block. With an arrival that acts in place, a new birth and nothing else."""
+
+    def act(self, state: Tensor, signals=None) -> int:
+        """The block that the state's one-hot part names."""
+        return int(state[2 * self.num_blocks:].argmax())
+
+
+class Rebirth(Shrink):
+    """A control: as the authors' arrival, and in the prompt's own block, too."""
+
+    in_place = True
+
+    def __init__(self, factor: float = 1e-3, momentum: str = 'keep') -> None:
+        super().__init__(factor)
+        self.momentum = momentum
+
+
+class Reinit(Keep):
+    """A control: the row is drawn anew, as one of its block is at the start, and nothing of it is remembered."""
+
+    momentum = 'zero'
+    in_place = True
+
+    def row(self, prompts: PromptSet, prompt: int, block: int) -> Tensor:
+        """Of the block's width."""
+        return prompts.initial_row(block)
+
+
+ARRIVALS.update(rebirth=Rebirth, reinit=Reinit)
 
 
 @ALLOCATORS.register

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from experiments import EXPERIMENTS, MEASURES, METHODS, NEEDS, SAME, Run
+from experiments import EXPERIMENTS, MEASURES, METHODS, NEEDS, SAME, Run, in_their_place
 from mmengine.config import Config
 from tables import main_table, read_rows, table, winners
 from tqdm import tqdm
@@ -177,7 +177,8 @@ def tables_of(experiment: str, results: Path) -> str:
     if experiment == 'same_setting':
         return at_same_setting(rows + read_rows(results / 'main.jsonl'))
     if experiment not in NEEDS or experiment == 'heads':  # whose rates differ by task
-        return table(rows, EXPERIMENTS[experiment](results)[0].arm)
+        more = {'prompts in their place': in_their_place} if experiment == 'recovery' else {}
+        return table(rows, EXPERIMENTS[experiment](results)[0].arm, more)
     measures = MEASURES.get(experiment, ('average_accuracy', 'last_accuracy'))
     chosen = {measure: winners(read_rows(results / f'{NEEDS[experiment]}.jsonl'), measure) for measure in measures}
     tables = less_vpt(rows, chosen)

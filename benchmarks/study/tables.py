@@ -1,7 +1,7 @@
 """Tables of the study's results: means, and paired differences with their 95 % intervals."""
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,8 +11,10 @@ T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262,
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Finished trainings."""
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
+    """Finished trainings; AP, which COCO's tools give as a share, in points, as accuracy and mIoU are."""
+    rows = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
+    return [{key: 100 * value if key.endswith('_ap') and value is not None else value for key, value in row.items()}
+            for row in rows]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -34,13 +36,21 @@ def paired(rows: Sequence[dict], arm: str, baseline: str, key: str) -> dict[str,
     return found
 
 
-def table(rows: Sequence[dict], baseline: str | None = None) -> str:
-    """Markdown, a line for each task and arm, in the order of the file; differences are to the first arm."""
+def table(rows: Sequence[dict], baseline: str | None = None,
+          more: Mapping[str, Callable[[dict], float]] | None = None) -> str:
+    """Markdown, a line for each task and arm, in the order of the file; differences are to the first arm.
+
+    Args:
+        rows: Of an experiment.
+        baseline: Another arm than the first.
+        more: Title of a column → what it is the mean of.
+    """
+    more = more or {}
     baseline = baseline or (rows[0]['arm'] if rows else '')
     measures = [key.removeprefix('average_') for key in (rows[0] if rows else ()) if key.startswith('average_')]
     head = ['task', 'arm', 'seeds', *(f'{measures[0]} ({when})' if cell else f'less "{baseline}"'
                                       for when in ('average', 'last') for cell in (True, False)),
-            *(f'{name} (average)' for name in measures[1:]), 'training loss', 'moves'] if rows else []
+            *(f'{name} (average)' for name in measures[1:]), 'training loss', 'moves', *more] if rows else []
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
     for task in dict.fromkeys(row['task'] for row in rows):
         for arm in dict.fromkeys(row['arm'] for row in rows):
@@ -52,7 +62,9 @@ def table(rows: Sequence[dict], baseline: str | None = None) -> str:
                 key = f'{when}_{measures[0]}'
                 cells += [_mean(mine, key, 1), _signed(paired(rows, arm, baseline, key).get(task, []))]
             cells += [_mean(mine, f'average_{name}', 2) for name in measures[1:]]
-            lines.append('| ' + ' | '.join([*cells, _mean(mine, 'training_loss', 2), _mean(mine, 'moves', 0)]) + ' |')
+            cells += [_mean(mine, 'training_loss', 2), _mean(mine, 'moves', 0)]
+            cells += [f'{mean(map(value, mine)):.1f}' for value in more.values()]
+            lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 

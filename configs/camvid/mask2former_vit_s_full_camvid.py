@@ -1,4 +1,5 @@
-# Full fine-tuning: as its VPT twin, without prompts, and nothing is frozen.
+# Full fine-tuning: as its VPT twin, without prompts, and nothing is frozen. The head, which starts from nothing, learns
+# at VPT's rate, the pre-trained backbone at a hundredth of it.
 _base_ = 'mask2former_vit_s_vpt_camvid.py'
 
 model = dict(
@@ -6,4 +7,5 @@ model = dict(
         **{key: value for key, value in _base_.model.backbone.items() if key != 'prompts'}, 'type': 'VisionTransformer',
         '_delete_': True
     })
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.01)}))
 default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=460))

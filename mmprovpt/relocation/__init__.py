@@ -1,7 +1,7 @@
 """Relocation of prompts between blocks, for any training loop; needs PyTorch only."""
 from .allocator import ALLOCATORS, Allocator
 from .arrival import ARRIVALS
-from .bandits import NeedAllocator, StayAllocator, ThompsonAllocator, UniformAllocator
+from .bandits import NeedAllocator, ThompsonAllocator, UniformAllocator
 from .criteria import CRITERIA, FisherGateIdleness, TaylorIdleness, true_idleness
 from .history import Period, RelocationLog
 from .ppo import PPOAllocator
@@ -13,6 +13,6 @@ from .session import RelocationSession
 __all__ = [
     'ALLOCATORS', 'ARRIVALS', 'CRITERIA', 'PRUNERS', 'Allocator', 'FisherGateIdleness', 'IdlenessPruner', 'Move',
     'NeedAllocator', 'PPOAllocator', 'Period', 'PeriodLoss', 'RandomPruner', 'RelocationLog', 'RelocationSession',
-    'Relocator', 'RewardBaseline', 'StayAllocator', 'TaylorIdleness', 'ThompsonAllocator', 'UniformAllocator',
+    'Relocator', 'RewardBaseline', 'TaylorIdleness', 'ThompsonAllocator', 'UniformAllocator',
     'true_idleness'
 ]

@@ -4,20 +4,23 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mmprovpt.errors import ConfigError
-from mmprovpt.kinds import Kinds, check_choice
+from mmprovpt.kinds import Kinds
 
 if TYPE_CHECKING:
     from mmprovpt.prompts import PromptSet
 
-MOMENTUM = ('keep', 'zero')
 ARRIVALS = Kinds('arrival')
 
 
 class Keep:
     """The row stays as it is, and so does what an optimizer remembers of it: what the paper says, which says nothing.
 
+    The base of all others, registered in ``ARRIVALS``.
+
     Attributes:
-        momentum: What optimizers remember of a row that this changes: ``'keep'`` or ``'zero'``.
+        momentum: Of a row that ``row`` changes, whether optimizers ``'keep'`` what they remember, or it becomes
+            ``'zero'``. It is in the units of gradients and is not scaled: kept, the first steps go on where the old
+            row went.
         in_place: Whether a prompt that is given back to its own block arrives, too.
     """
 
@@ -38,46 +41,19 @@ class Shrink(Keep):
 
     Args:
         factor: > 0. 0.001 is the authors' (docs/method/authors_code.md).
-        momentum: What optimizers remember of the row: ``'keep'``, the authors', or ``'zero'``. It is in the units of
-            gradients, and is not scaled: kept, the first steps go on where the old row went.
-        in_place: See :class:`Keep`. The authors' is False; re-birth in place needs True.
 
     Raises:
-        ConfigError: An argument is out of its range.
+        ConfigError: The factor is not more than 0.
     """
 
-    def __init__(self, factor: float = 1e-3, momentum: str = 'keep', in_place: bool = True) -> None:
+    def __init__(self, factor: float = 1e-3) -> None:
         if not factor > 0:
             raise ConfigError(f'arrival: factor must be more than 0, but is {factor}')
-        check_choice('arrival: momentum', momentum, MOMENTUM)
         self.factor = factor
-        self.momentum = momentum
-        self.in_place = in_place
 
     def row(self, prompts: 'PromptSet', prompt: int, block: int) -> Tensor:
         """See the base class."""
         return prompts.tokens.detach()[prompt, :prompts.widths[block]] * self.factor
-
-
-class Reinit(Keep):
-    """The row is drawn anew, as one of that block is at the start (adaptive rows: 0).
-
-    Args:
-        momentum: See :class:`Shrink`; a new row has nothing to remember.
-        in_place: See :class:`Shrink`.
-
-    Raises:
-        ConfigError: An argument is out of its range.
-    """
-
-    def __init__(self, momentum: str = 'zero', in_place: bool = True) -> None:
-        check_choice('arrival: momentum', momentum, MOMENTUM)
-        self.momentum = momentum
-        self.in_place = in_place
-
-    def row(self, prompts: 'PromptSet', prompt: int, block: int) -> Tensor:
-        """See the base class."""
-        return prompts.initial_row(block)
 
 
 def build_arrival(arrival: str | dict) -> Keep:
@@ -89,4 +65,4 @@ def build_arrival(arrival: str | dict) -> Keep:
     return ARRIVALS.build(dict(type=arrival) if isinstance(arrival, str) else arrival)
 
 
-ARRIVALS.update(keep=Keep, shrink=Shrink, reinit=Reinit)
+ARRIVALS.update(keep=Keep, shrink=Shrink)

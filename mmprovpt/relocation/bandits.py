@@ -1,4 +1,4 @@
-"""Allocators that learn from no state: uniform, the block itself, by a signal, and Thompson sampling."""
+"""Allocators that learn from no state: uniform, by a signal, and Thompson sampling."""
 import math
 
 import torch
@@ -34,19 +34,6 @@ class UniformAllocator(Allocator):
         """Continue; see the base class."""
         super().load_state_dict(state)
         self.generator.set_state(to_cpu(state['generator']))
-
-
-@ALLOCATORS.register
-class StayAllocator(Allocator):
-    """The prompt's own block: re-birth in place, with an ``arrival`` that changes its row (docs/method/arrival.md).
-
-    Args:
-        num_blocks (int): Number of blocks L.
-    """
-
-    def act(self, state: Tensor, signals: Signals = None) -> int:
-        """The block that the state's one-hot part names; see the base class."""
-        return int(state[2 * self.num_blocks:].argmax())
 
 
 @ALLOCATORS.register

@@ -62,7 +62,7 @@ class RelocationSession:
         loss_tail (float): In (0, 1]: the last part of a period's iterations whose mean loss enters the reward; see
             :class:`~mmprovpt.relocation.PeriodLoss`. 1 is the paper.
         arrival (str or dict): What becomes of the row of a prompt that moves, a key of ``ARRIVALS`` or type and
-            arguments of it: ``'keep'``, ``'shrink'``, ``'reinit'``. It acts on what ``cross_stage`` made of the row.
+            arguments of it: ``'keep'``, ``'shrink'``. It acts on what ``cross_stage`` made of the row.
         reward_baseline (str, optional): ``'mean'`` takes the fall of the loss that is due anyway off the reward before
             the allocator gets it; see :class:`~mmprovpt.relocation.RewardBaseline`. None is the paper.
         reward_idleness, reward_loss_scale, state: See :class:`~mmprovpt.relocation.Relocator`; the defaults are the

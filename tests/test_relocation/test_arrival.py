@@ -1,4 +1,4 @@
-"""What becomes of a row when its prompt arrives: every arrival, within a width and across, in place or not."""
+"""What becomes of a row when its prompt arrives: every arrival, one of a user's own, within a width and across."""
 import copy
 
 import pytest
@@ -10,9 +10,30 @@ from timm.models.vision_transformer import VisionTransformer
 from mmprovpt import inject_prompts
 from mmprovpt.errors import ConfigError
 from mmprovpt.relocation import ARRIVALS, RelocationSession
+from mmprovpt.relocation.arrival import Keep, Shrink
 
 FACTOR = 0.01
 SHRINK = dict(type='shrink', factor=FACTOR)
+
+
+class Anew(Keep):
+    """A user's own: drawn anew, in the prompt's own block, too, and nothing is remembered."""
+
+    momentum = 'zero'
+    in_place = True
+
+    def row(self, prompts, prompt, block):
+        return prompts.initial_row(block)
+
+
+class ShrinkInPlace(Shrink):
+    in_place = True
+
+
+@pytest.fixture(autouse=True)
+def users(monkeypatch):
+    for name, arrival in dict(anew=Anew, shrink_in_place=ShrinkInPlace).items():
+        monkeypatch.setitem(ARRIVALS, name, arrival)
 
 
 def trained(arrival, widths=(4, 4, 6)):
@@ -28,11 +49,12 @@ def trained(arrival, widths=(4, 4, 6)):
     return session, model.prompts, optimizer.state[model.prompts.tokens]['momentum_buffer']
 
 
-@pytest.mark.parametrize('name', ARRIVALS)
+@pytest.mark.parametrize('name', ['keep', 'shrink', 'anew', 'shrink_in_place'])
 @pytest.mark.parametrize('prompt, block', [(0, 1), (0, 0), (0, 2), (4, 1)], ids=['moved', 'in place', 'wider', 'other'])
 def test_row_momentum_and_average(name, prompt, block):
     """Values by hand; other rows are as they were in each of the three."""
-    session, prompts, momentum = trained(SHRINK if name == 'shrink' else name)
+    shrinks = name.startswith('shrink')
+    session, prompts, momentum = trained(dict(type=name, factor=FACTOR) if shrinks else name)
     before, width = prompts.tokens.detach().clone(), prompts.widths[block]
     average = session._averages[0].tokens
     lagging = average.detach().clone()
@@ -41,40 +63,22 @@ def test_row_momentum_and_average(name, prompt, block):
     torch.manual_seed(5)
     if crosses:
         expected = prompts.initial_row(block)  # cross_stage='reinit'
-    if name == 'reinit':
+    if name == 'anew':
         expected = prompts.initial_row(block)
+    arrives = name in ('anew', 'shrink_in_place') or name == 'shrink' and int(prompts.block_index[prompt]) != block
     torch.manual_seed(5)
     session.apply([(prompt, block)])
     row = prompts.tokens.detach()[prompt]
-    torch.testing.assert_close(row[:width], expected * (FACTOR if name == 'shrink' else 1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(row[:width], expected * (FACTOR if shrinks and arrives else 1), rtol=1e-6, atol=0)
     assert not row[width:].any()
-    rewritten = crosses or name != 'keep'
+    rewritten = crosses or arrives
     torch.testing.assert_close(average[prompt], row if rewritten else lagging[prompt], rtol=0, atol=0)
-    forgotten = crosses or name == 'reinit'  # a shrunken row keeps its momentum, as the authors' code does
+    forgotten = crosses or name == 'anew'  # a shrunken row keeps its momentum, as the authors' code does
     assert momentum[prompt].any() != forgotten
     others = [number for number in range(len(prompts.tokens)) if number != prompt]
     assert torch.equal(prompts.tokens[others], before[others]) and momentum[others].any(1).all()
     assert torch.equal(average[others], lagging[others])
     assert int(prompts.block_index[prompt]) == block and not prompts.tokens.grad[prompt].any()
-
-
-@pytest.mark.parametrize('name', ['shrink', 'reinit'])
-@pytest.mark.parametrize('momentum', ['keep', 'zero'])
-def test_momentum_is_an_option(name, momentum):
-    session, prompts, buffer = trained(dict(type=name, momentum=momentum))
-    session.apply([(0, 1)])
-    assert bool(buffer[0].any()) == (momentum == 'keep') and buffer[1].any()
-
-
-@pytest.mark.parametrize('name', ['shrink', 'reinit'])
-def test_in_place_is_an_option(name):
-    """The authors' code leaves alone what is "moved" to its own block."""
-    session, prompts, _ = trained(dict(type=name, in_place=False))
-    before = prompts.tokens.detach().clone()
-    session.apply([(0, 0)])
-    assert torch.equal(prompts.tokens, before)
-    session.apply([(0, 1)])
-    assert not torch.equal(prompts.tokens[0], before[0])
 
 
 def test_a_prompt_that_no_block_owns_does_not_arrive():
@@ -96,8 +100,8 @@ def test_what_a_block_reads_of_a_shrunken_row(form):
     prompts.read = lambda *args: seen.append(read(*args)) or seen[-1]
     images = torch.randn(2, 3, 32, 32)
     vit.eval()(images)
-    session = RelocationSession(prompts, torch.optim.SGD([prompts.tokens], lr=0.1), arrival=SHRINK, **ANY)
-    session.apply([(4, 2)])  # of block 2, the first of two, in place
+    session = RelocationSession(prompts, torch.optim.SGD([prompts.tokens], lr=0.1), arrival=dict(SHRINK, type='shrink_in_place'), **ANY)
+    session.apply([(4, 2)])  # of block 2, the first of two
     session.close()
     vit(images)
     before, after = (each[..., 0, :] for each in (seen[2], seen[5]))
@@ -105,27 +109,10 @@ def test_what_a_block_reads_of_a_shrunken_row(form):
     torch.testing.assert_close(seen[5][..., 1, :], seen[2][..., 1, :])
 
 
-def test_rebirth_in_place_from_the_session():
-    """StayAllocator: owners never change, one row per period is shrunk, and the log names its own block."""
-    loop = Loop(pruner=dict(type='RandomPruner', criterion='taylor'), allocator=dict(type='StayAllocator'),
-                arrival=SHRINK)
-    owners = loop.model.prompts.block_index.clone()
-    for _ in range(4):
-        loop.train()
-        before = loop.model.prompts.tokens.detach().clone()
-        move, = loop.session.close_period().moves
-        assert move.source == move.target == owners[move.prompt]
-        before[move.prompt] *= FACTOR
-        torch.testing.assert_close(loop.model.prompts.tokens.detach(), before)
-    assert torch.equal(loop.model.prompts.block_index, owners)
-
-
 @pytest.mark.parametrize('arrival, message', [
-    ('shrunk', "type='shrunk' is unknown; known are keep, shrink, reinit"),
+    ('shrunk', "type='shrunk' is unknown; known are keep, shrink"),
     (dict(type='shrink', factor=0.), 'factor must be more than 0, but is 0.0'),
     (dict(type='shrink', factor=True), 'factor=True, but it must be a finite number'),
-    (dict(type='shrink', momentum='zeros'), "momentum='zeros', but it must be one of keep, zero"),
-    (dict(type='reinit', in_place=1), 'in_place=1, but it must be True or False'),
     (dict(type='keep', factor=0.1), 'has no argument factor'),
     (None, "arrival=None, but it must be a dict such as dict\\(type='keep'\\)"),
 ])

@@ -11,7 +11,7 @@ custom_hooks = [
         score_pass=True,
         score_clip=0.25,
         # One that is "moved" to its own block is left alone; momentum stays.
-        arrival=dict(type='shrink', factor=1e-3, momentum='keep', in_place=False),
+        arrival=dict(type='shrink', factor=1e-3),
         reward_idleness='largest',
         reward_loss_scale=0.26,  # batches / batch size: 1000 images in batches of 64
         state='standardised',
