@@ -69,14 +69,17 @@ def method_of(name: str) -> str:
 def of_study(name: str) -> dict[str, float]:
     """By task, the last iterate (mean over seeds) of the study's arm that a config expects; of others nothing."""
     config = (ROOT / 'configs' / name).read_text(encoding='utf-8')
-    expected = re.search(r'# Expected: .*\("(.+?)", docs/evidence/study', config)
+    expected = re.search(r'# Expected: .*\("(.+?)"(?: with (\w+))?, docs/evidence/study', config)
     if not expected:
         return {}
-    files = (ROOT / f'benchmarks/study/results/{experiment}.jsonl' for experiment in ('main', 'same_setting', 'camvid'))
+    arm, head = expected.groups()
+    experiments = ('heads', ) if head else ('main', 'same_setting', 'camvid')
+    files = (ROOT / f'benchmarks/study/results/{experiment}.jsonl' for experiment in experiments)
     values: dict[str, list[float]] = {}
     for row in (json.loads(line) for file in files for line in file.read_text(encoding='utf-8').splitlines()):
-        if row['arm'] == expected[1]:
-            values.setdefault(row['task'], []).append(row['last_miou' if row['task'] == 'camvid' else 'last_accuracy'])
+        task, _, its_head = row['task'].partition('/')
+        if row['arm'] == arm and its_head == (head or ''):
+            values.setdefault(task, []).append(row['last_miou' if task == 'camvid' else 'last_accuracy'])
     return {task: round(mean(found), 1) for task, found in values.items() if task != 'cifar10_1k'}
 
 

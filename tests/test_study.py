@@ -140,22 +140,24 @@ def test_the_page_has_the_results(study):
 
 
 EXPECTED = re.compile(
-    r'# Expected: ([\d.]+) (%|mIoU), ([\d.]+) to ([\d.]+) over (\w+) seeds \("(.+?)", docs/evidence/study.md')
+    r'# Expected: ([\d.]+) (%|mIoU), ([\d.]+) to ([\d.]+) over (\w+) seeds '
+    r'\("(.+?)"(?: with (\w+))?, docs/evidence/study.md')
 CLASSIFICATION = [*(f'_base_/methods/{name}' for name in ('vpt', 'provpt', 'provpt_paper', 'provpt_authors')),
                   *(f'miniature_vtab/{name}' for name in ('linear', 'vpt', 'provpt', 'provpt_authors'))]
-CAMVID = [f'camvid/setr_pup_vit_s_{name}_camvid' for name in ('frozen', 'vpt', 'provpt', 'lora', 'full')]
+CAMVID = [f'camvid/{head}_vit_s_{name}_camvid' for head in ('setr_pup', 'upernet', 'mask2former')
+          for name in ('frozen', 'vpt', 'provpt', 'lora', 'full')]
 
 
 @pytest.mark.parametrize('config', CLASSIFICATION + CAMVID)
 def test_configs_say_what_to_expect(config, study):
     """Mean over tasks of the last iterate, and its range over seeds, as in the committed results."""
     text = (ROOT / f'configs/{config}.py').read_text(encoding='utf-8')
-    middle, unit, least, greatest, seeds, arm = EXPECTED.search(text).groups()
+    middle, unit, least, greatest, seeds, arm, head = EXPECTED.search(text).groups()
     files, key, tasks = dict([('%', (('main', 'same_setting'), 'last_accuracy', 7)),
-                              ('mIoU', (('camvid', ), 'last_miou', 1))])[unit]
+                              ('mIoU', (('heads' if head else 'camvid', ), 'last_miou', 1))])[unit]
     found = {}
     for row in (row for name in files for row in study['tables'].read_rows(study['page'].RESULTS / f'{name}.jsonl')):
-        if row['arm'] == arm:
+        if row['arm'] == arm and (not head or row['task'] == f'camvid/{head}'):
             found.setdefault(row['seed'], []).append(row[key])
     assert len(found) == dict(five=5, three=3)[seeds] and {len(values) for values in found.values()} == {tasks}
     means = [mean(values) for values in found.values()]

@@ -32,8 +32,9 @@ def lines_of(results: Path, experiment: str) -> tuple[list[dict], dict[str, dict
     run = {row['arm'] for row in rows}
     arms = {measure.partition('_')[0]: {method: arm for method, arm in winners(tuning, measure).items()
                                         if arm in run} for measure in measures}
-    if experiment == 'main':  # beside what has this setting
+    if experiment == 'main':
         rows += read_rows(results / 'same_setting.jsonl')
+    if any(row['arm'] == f'VPT-Deep at {SAME}' for row in rows):  # beside what has this setting
         for when in arms:
             arms[when][f'VPT-Deep at {SAME}'] = f'VPT-Deep at {SAME}'
     return rows, arms, 'VPT-Deep'

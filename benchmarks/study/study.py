@@ -200,10 +200,10 @@ def at_same_setting(rows: list[dict]) -> str:
 
 
 def title_of(measure: str) -> str:
-    """'average_box_ap' → 'box AP of the average of weights'."""
+    """'average_box_ap' → 'Box AP of the average of weights'."""
     when, _, name = measure.partition('_')
-    name = dict(miou='mIoU', box_ap='box AP').get(name, name)
-    return f'{name[0].upper()}{name[1:]} of the {dict(average="average of weights", last="last iterate")[when]}'
+    name = dict(accuracy='Accuracy', miou='Mean IoU', box_ap='Box AP')[name]
+    return f'{name} of the {dict(average="average of weights", last="last iterate")[when]}'
 
 
 def parse_args() -> argparse.Namespace:

@@ -48,9 +48,10 @@ def table(rows: Sequence[dict], baseline: str | None = None,
     more = more or {}
     baseline = baseline or (rows[0]['arm'] if rows else '')
     measures = [key.removeprefix('average_') for key in (rows[0] if rows else ()) if key.startswith('average_')]
-    head = ['task', 'arm', 'seeds', *(f'{measures[0]} ({when})' if cell else f'less "{baseline}"'
-                                      for when in ('average', 'last') for cell in (True, False)),
-            *(f'{name} (average)' for name in measures[1:]), 'training loss', 'moves', *more] if rows else []
+    head = ['task', 'arm', 'seeds', *(
+        title for when in ('average', 'last') for title in (
+            f'{measures[0]} ({when})', f'less "{baseline}"', *(f'{name} ({when})' for name in measures[1:]))),
+            'training loss', 'moves', *more] if rows else []
     lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
     for task in dict.fromkeys(row['task'] for row in rows):
         for arm in dict.fromkeys(row['arm'] for row in rows):
@@ -60,8 +61,8 @@ def table(rows: Sequence[dict], baseline: str | None = None,
             cells = [task, arm, str(len(mine))]
             for when in ('average', 'last'):
                 key = f'{when}_{measures[0]}'
-                cells += [_mean(mine, key, 1), _signed(paired(rows, arm, baseline, key).get(task, []))]
-            cells += [_mean(mine, f'average_{name}', 2) for name in measures[1:]]
+                cells += [_mean(mine, key, 1), _signed(paired(rows, arm, baseline, key).get(task, [])),
+                          *(_mean(mine, f'{when}_{name}', 2) for name in measures[1:])]
             cells += [_mean(mine, 'training_loss', 2), _mean(mine, 'moves', 0)]
             cells += [f'{mean(map(value, mine)):.1f}' for value in more.values()]
             lines.append('| ' + ' | '.join(cells) + ' |')

@@ -7,7 +7,7 @@ num_classes, width, levels, heads = 11, 64, 3, 4
 positional_encoding = dict(num_feats=width // 2, normalize=True)
 attention = dict(embed_dims=width, num_heads=heads, batch_first=True)
 feed_forward = dict(embed_dims=width, feedforward_channels=4 * width, act_cfg=dict(type='ReLU', inplace=True))
-optim_wrapper = dict(optimizer=dict(lr=0.001))  # not tuned for this head
+optim_wrapper = dict(optimizer=dict(lr=0.003))  # the best of three (docs/evidence/study.md), as in its twins
 model = dict(
     neck=dict(
         type='mmprovpt.SimpleFeaturePyramid', in_channels=384, out_channels=width, num_outs=4),

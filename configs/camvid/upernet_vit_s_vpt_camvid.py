@@ -2,7 +2,6 @@
 _base_ = 'setr_pup_vit_s_vpt_camvid.py'
 
 norm_cfg = dict(type='BN', requires_grad=True)
-optim_wrapper = dict(optimizer=dict(lr=0.001))  # not tuned for this head
 model = dict(
     neck=dict(type='mmseg.Feature2Pyramid', embed_dim=384, rescales=[4, 2, 1, 0.5], norm_cfg=norm_cfg),
     decode_head=dict(

@@ -100,7 +100,8 @@ def test_what_a_block_reads_of_a_shrunken_row(form):
     prompts.read = lambda *args: seen.append(read(*args)) or seen[-1]
     images = torch.randn(2, 3, 32, 32)
     vit.eval()(images)
-    session = RelocationSession(prompts, torch.optim.SGD([prompts.tokens], lr=0.1), arrival=dict(SHRINK, type='shrink_in_place'), **ANY)
+    session = RelocationSession(prompts, torch.optim.SGD([prompts.tokens], lr=0.1),
+                                arrival=dict(SHRINK, type='shrink_in_place'), **ANY)
     session.apply([(4, 2)])  # of block 2, the first of two
     session.close()
     vit(images)
