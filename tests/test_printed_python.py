@@ -14,7 +14,7 @@ from onnx import helper
 from printed import PAGES, ROOT, blocks, ten_lines
 
 import mmprovpt
-from mmprovpt.relocation import ALLOCATORS
+from mmprovpt.relocation import ALLOCATORS, RelocationSession
 
 for library in ('mmdet', 'mmpretrain', 'mmseg'):
     pytest.importorskip(f'{library}.models')
@@ -116,6 +116,16 @@ def check_allocator(names):
     assert other.act(None) == 1
 
 
+def check_arrival(names):
+    """A row is halved where it is."""
+    prompts = mmprovpt.find_prompts(vit())
+    before = prompts.tokens.detach().clone()
+    session = RelocationSession(prompts, torch.optim.SGD([prompts.tokens], lr=0.1), arrival='halve')
+    session.apply([(0, int(prompts.block_index[0]))])
+    torch.testing.assert_close(prompts.tokens[0], before[0] / 2)
+    torch.testing.assert_close(prompts.tokens[1:], before[1:])
+
+
 def exported(folder):
     """A graph of two logits, the mean of a red and of a blue channel; an image of two pixels, BGR."""
     image, out = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ('image', 'logits'))
@@ -139,6 +149,7 @@ def checkpoints(folder):
 # What stands before a block, and what holds after it, by a line of it.
 RUN = {
     'class RoundRobinAllocator(Allocator):': (lambda folder: {}, check_allocator),
+    'class Halve(Shrink):': (lambda folder: {}, check_arrival),
     'model = torch.compile(model)': (lambda folder: dict(model=vit(), torch=torch), None),
     'mmprovpt.folded(model.eval())': (
         lambda folder: dict(model=vit(), torch=torch, mmprovpt=mmprovpt, images=torch.rand(2, 1, 3, 32, 32)), None),
