@@ -1,4 +1,5 @@
 # LoRA: as its full fine-tuning twin, but of the backbone only low-rank updates of queries, keys and values are trained.
+# Expected: 47.0 mIoU, 46.1 to 48.5 over three seeds ("LoRA" with UPerNet, docs/evidence/study.md).
 _base_ = ['upernet_vit_s_full_camvid.py', '../_base_/lora.py']
 
 model = dict(backbone=dict(_base_.lora, _delete_=True, module=_base_.model.backbone))
