@@ -8,6 +8,7 @@ from statistics import mean
 import pytest
 import torch
 from benchmark_modules import modules_of
+from test_relocation.loop import Loop
 
 from mmprovpt.errors import ConfigError
 
@@ -114,6 +115,31 @@ def test_a_run_is_what_its_arm_says(study, tmp_path):
     search = study['study'].trial_of(run._replace(phase='search'), tmp_path, tmp_path, tmp_path).cfg
     assert search.train_dataloader.dataset.split == 'train800' and search.val_dataloader.dataset.split == 'val200'
     assert search.test_dataloader is None
+
+
+def test_rebirth_in_place(study):
+    """Owners never change, one row per period is shrunk, and the log names its own block."""
+    loop = Loop(pruner=dict(type='RandomPruner', criterion='taylor'), allocator=dict(type='StayAllocator'),
+                arrival=dict(type='rebirth', factor=0.01))
+    owners = loop.model.prompts.block_index.clone()
+    for _ in range(4):
+        loop.train()
+        before = loop.model.prompts.tokens.detach().clone()
+        move, = loop.session.close_period().moves
+        assert move.source == move.target == owners[move.prompt]
+        before[move.prompt] *= 0.01
+        torch.testing.assert_close(loop.model.prompts.tokens.detach(), before)
+    assert torch.equal(loop.model.prompts.block_index, owners)
+
+
+def test_ap_is_in_points_and_planted_prompts_are_counted(study, tmp_path):
+    (tmp_path / 'detection.jsonl').write_text(json.dumps(dict(arm='a', average_box_ap=0.5, last_box_ap=None)) + '\n')
+    assert study['tables'].read_rows(tmp_path / 'detection.jsonl') == [
+        dict(arm='a', average_box_ap=50., last_box_ap=None)]
+    place = study['experiments'].in_their_place
+    assert place(dict(distribution=[1] * 12)) == 1 and place(dict(distribution=[0, 3, 9] + [0] * 9)) == 9
+    lines = study['tables'].table([row('a', 't', 0, 50.)], more={'double': lambda each: 2 * each['moves']}).splitlines()
+    assert lines[0].endswith('| moves | double |') and lines[2].endswith('| 3 | 6.0 |')
 
 
 def test_methods_are_compared_at_what_won_by_each_measure(study, tmp_path):

@@ -68,7 +68,7 @@ def arms_of_gain() -> dict[str, dict[str, Any]]:
         'least idle, in place, shrunk': moving(LEAST, STAY, 'rebirth'),
         'idlest of any sign, in place, shrunk': moving(ANY_IDLEST, STAY, 'rebirth'),
         'idlest, in place, drawn anew': moving(IDLEST, STAY, 'reinit'),
-        'idlest, in place, shrunk, momentum 0': moving(IDLEST, STAY, dict(type='rebirth', momentum='zero')),
+        'idlest, in place, shrunk, momentum 0': moving(IDLEST, STAY, dict(type='rebirth', forgets=True)),
         'idlest, moved by need, shrunk': moving(IDLEST, NEED, 'rebirth'),
         'idlest, moved by PPO, shrunk': moving(IDLEST, PPO, 'rebirth'),
         'taylor, moved by PPO, kept (paper)': moving(TAYLOR, PPO),

@@ -117,7 +117,8 @@ class OraclePruner(IdlenessPruner):
         """Those of that block; none where all blocks have what they should."""
         surplus = torch.bincount(block_index.cpu(), minlength=len(self.layout)) - self.layout
         most = int(surplus.argmax())
-        return (block_index == (most if surplus[most] > 0 else -1)).nonzero().flatten()
+        owned = (block_index == most).nonzero().flatten()
+        return owned if surplus[most] > 0 else owned[:0]
 
     def prune(self, idleness: Tensor, eligible: Tensor | None = None) -> int | None:
         """Whatever its sign."""
@@ -138,15 +139,15 @@ class Rebirth(Shrink):
 
     in_place = True
 
-    def __init__(self, factor: float = 1e-3, momentum: str = 'keep') -> None:
+    def __init__(self, factor: float = 1e-3, forgets: bool = False) -> None:
         super().__init__(factor)
-        self.momentum = momentum
+        self.forgets = forgets
 
 
 class Reinit(Keep):
     """A control: the row is drawn anew, as one of its block is at the start, and nothing of it is remembered."""
 
-    momentum = 'zero'
+    forgets = True
     in_place = True
 
     def row(self, prompts: PromptSet, prompt: int, block: int) -> Tensor:

@@ -1,5 +1,5 @@
-# Full fine-tuning: as its VPT twin, without prompts, and nothing is frozen. The head, which starts from nothing, has the
-# rate below, the pre-trained backbone a hundredth of it.
+# Full fine-tuning: as its VPT twin, without prompts, and nothing is frozen. The head, which starts from nothing, has
+# the rate below, the pre-trained backbone a hundredth of it.
 # Expected: 50.8 mIoU, 49.1 to 53.2 over three seeds ("full" with Mask2Former, docs/evidence/study.md).
 _base_ = 'mask2former_vit_s_vpt_camvid.py'
 

@@ -1,5 +1,5 @@
-# Full fine-tuning: as its VPT twin, without prompts, and nothing is frozen. The head, which starts from nothing, has the
-# rate below, the pre-trained backbone a hundredth of it.
+# Full fine-tuning: as its VPT twin, without prompts, and nothing is frozen. The head, which starts from nothing, has
+# the rate below, the pre-trained backbone a hundredth of it.
 # Expected: 49.5 mIoU, 48.9 to 50.0 over three seeds ("full" with UPerNet, docs/evidence/study.md).
 _base_ = 'upernet_vit_s_vpt_camvid.py'
 

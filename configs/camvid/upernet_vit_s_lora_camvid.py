@@ -3,4 +3,4 @@
 _base_ = ['upernet_vit_s_full_camvid.py', '../_base_/lora.py']
 
 model = dict(backbone=dict(_base_.lora, _delete_=True, module=_base_.model.backbone))
-optim_wrapper = dict(optimizer=dict(lr=0.003), paramwise_cfg=None)  # its updates learn at the head's rate
+optim_wrapper = dict(optimizer=dict(lr=0.003), paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)}))

@@ -18,13 +18,12 @@ class Keep:
     The base of all others, registered in ``ARRIVALS``.
 
     Attributes:
-        momentum: Of a row that ``row`` changes, whether optimizers ``'keep'`` what they remember, or it becomes
-            ``'zero'``. It is in the units of gradients and is not scaled: kept, the first steps go on where the old
-            row went.
+        forgets: Whether optimizers forget what they remember of a row that ``row`` changes. It is in the units of
+            gradients and is not scaled: kept, the first steps go on where the old row went.
         in_place: Whether a prompt that is given back to its own block arrives, too.
     """
 
-    momentum = 'keep'
+    forgets = False
     in_place = False
 
     def row(self, prompts: 'PromptSet', prompt: int, block: int) -> Tensor | None:

@@ -343,7 +343,7 @@ class RelocationSession:
             elif not is_void:
                 continue
             ranks.broadcast(tokens[prompt])  # it may have been drawn at random
-            if is_void or self.arrival.momentum == 'zero':
+            if is_void or self.arrival.forgets:
                 self._forget(prompt)
             for average in self._averages:
                 average.tokens[prompt] = tokens[prompt].to(average.tokens)

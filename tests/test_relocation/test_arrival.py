@@ -19,7 +19,7 @@ SHRINK = dict(type='shrink', factor=FACTOR)
 class Anew(Keep):
     """A user's own: drawn anew, in the prompt's own block, too, and nothing is remembered."""
 
-    momentum = 'zero'
+    forgets = True
     in_place = True
 
     def row(self, prompts, prompt, block):
