@@ -162,7 +162,7 @@ def relocation() -> Drawing:
 
 def arrival() -> Drawing:
     """Why a short row learns a new direction in one step."""
-    draw = Drawing(560, 290, 'The same block reads directions alone: a short row turns faster')
+    draw = Drawing(620, 290, 'The same block reads directions alone: a short row turns faster')
     for left, title, length, step in ((30, "arrival='keep'", 150, 26), (310, "'shrink'", 26, 78)):
         draw.text(left, 24, title, bold=True)
         origin, old = (left + 20, 215), -0.35
